@@ -1,0 +1,249 @@
+"""The manifest on disk: read, written and verified, with a named error for each way in which it can be wrong."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from google.protobuf import json_format
+
+from . import manifest_pb2 as pb
+from . import nets, packing, plan, schema
+from .errors import Malformed, MissingFile, NewerFormat, PlanError, UnsafePath, WrongDigest, WrongShape
+
+NAME = "manifest.json"
+FORMAT_VERSION = 1
+MAX_BYTES = 64 << 20
+QUOTED = 200  # characters of a parser's message that an error repeats
+NAME_BYTES = 255  # of a file's name, as file systems have it
+
+
+def sha256_of(path: Path) -> str:
+    """The digest of a whole file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_files(directory: Path, names: Sequence[str]) -> list[pb.File]:
+    """Name, size and digest of files of a directory, for a manifest."""
+    return [
+        pb.File(name=name, bytes=(directory / name).stat().st_size, sha256=sha256_of(directory / name))
+        for name in names
+    ]
+
+
+def write(directory: Path, manifest: pb.Manifest) -> None:
+    """Write `manifest.json`: the same manifest gives the same bytes."""
+    text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, sort_keys=True, indent=1)
+    write_atomically(directory / NAME, text.encode() + b"\n")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name beside it, flush it to the disk, then rename it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames within a directory survive a power cut."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def directory_in_place(target: Path) -> Iterator[Path]:
+    """A directory under a temporary name that takes its place at the end, whole, or vanishes on an error.
+
+    Raises:
+        FileExistsError: the target is there and not empty.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(target)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True) as name:
+        work = Path(name) / target.name
+        work.mkdir()
+        yield work
+        for file in work.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
+        sync_directory(work)
+        work.replace(target)
+    sync_directory(target.parent)
+
+
+def read(directory: Path, *, verify_digests: bool = True) -> pb.Manifest:
+    """Read and check a run's or a bundle's manifest and the files that it names.
+
+    Digests are verified unless the caller did so before (sizes always are).
+
+    Raises:
+        MissingFile, Malformed, NewerFormat, UnsafePath, WrongDigest, PlanError, NotComplementary, NetError: see errors.
+    """
+    path = directory / NAME
+    if not path.is_file():
+        raise MissingFile(
+            "a run directory and a bundle hold manifest.json",
+            found="none",
+            where=str(directory),
+            remedy="Name the directory that `quorem train` or `quorem export` wrote",
+        )
+    if path.stat().st_size > MAX_BYTES:
+        raise Malformed(
+            f"a manifest has at most {MAX_BYTES} bytes",
+            found=f"{path.stat().st_size} bytes",
+            where=str(path),
+            remedy="Write the directory again; this is no manifest of quorem's",
+        )
+    manifest = parse(path.read_bytes(), str(path))
+    check(manifest, str(path))
+    for file in manifest.files:
+        _check_file(directory, file, verify_digests)
+    return manifest
+
+
+def parse(data: bytes, where: str) -> pb.Manifest:
+    """A manifest from its JSON bytes.
+
+    Raises:
+        Malformed, NewerFormat.
+    """
+    remedy = "Write it again with `quorem train` or `quorem export`; manifests are not edited by hand"
+    manifest = pb.Manifest()
+    try:
+        loose = json_format.Parse(data, pb.Manifest(), ignore_unknown_fields=True, max_recursion_depth=32)
+        if loose.format_version > FORMAT_VERSION:
+            raise NewerFormat(
+                f"this version of quorem reads format {FORMAT_VERSION} and older",
+                found=f"format {loose.format_version}",
+                where=where,
+                remedy="Install the quorem that wrote it, or a later one",
+            )
+        json_format.Parse(data, manifest, max_recursion_depth=32)
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise Malformed(
+            "a manifest is the JSON form of quorem.v1.Manifest", found=_short(error), where=where, remedy=remedy
+        ) from None
+    if manifest.format_version < 1:
+        raise Malformed("a manifest states its format_version", found="none", where=where, remedy=remedy)
+    return manifest
+
+
+def _short(error: Exception) -> str:
+    """The first line of the parser's message, which may quote a whole file."""
+    line = str(error).partition("\n")[0]
+    return line if len(line) <= QUOTED else line[:QUOTED] + " …"
+
+
+def check(manifest: pb.Manifest, where: str) -> None:
+    """Check that schema, plan and net fit together.
+
+    Raises:
+        Malformed, PlanError, NotComplementary, NetError.
+    """
+    schema.check(manifest.schema, where)
+    sizes = {
+        feature.name: schema.cardinality(feature) for feature in manifest.schema.features if schema.has_ids(feature)
+    }
+    for kind, fields in (("fields", manifest.plan.fields), ("first_order", manifest.plan.first_order)):
+        for field in fields:
+            plan.check_field(field, f"{where}, plan.{kind}, feature {field.feature!r}")
+            if sizes.get(field.feature) != field.cardinality:
+                raise PlanError(
+                    "a field has as many ids as its feature",
+                    found=f"{field.cardinality} ids, feature has {sizes.get(field.feature, 'no')} ids",
+                    where=f"{where}, plan.{kind}, feature {field.feature!r}",
+                    remedy="Use the plan with the schema it was made for",
+                )
+        if (kind == "fields" or fields) and sorted(field.feature for field in fields) != sorted(sizes):
+            raise PlanError(
+                "a plan has every feature that has ids, once",
+                found=str(sorted(field.feature for field in fields)),
+                where=f"{where}, plan.{kind}",
+                remedy=f"The schema has {sorted(sizes)}",
+            )
+        if list(fields) != packing.pack(fields):
+            raise PlanError(
+                "a plan's fields stand in packing order", found="another order", where=f"{where}, plan.{kind}"
+            )
+    if any(field.dim != 1 for field in manifest.plan.first_order):
+        raise PlanError("first-order tables have dim 1", found="another", where=f"{where}, plan.first_order")
+    nets.widths(manifest.net, nets.input_widths(manifest.plan, len(schema.dense_features(manifest.schema))))
+
+
+def _check_file(directory: Path, file: pb.File, verify_digest: bool) -> None:
+    plain = Path(file.name).name == file.name and "\\" not in file.name and file.name not in ("", ".", "..")
+    if not plain or not file.name.isprintable() or len(file.name.encode()) > NAME_BYTES:
+        raise UnsafePath(
+            "a manifest names plain files of its own directory",
+            found=repr(file.name),
+            where=str(directory / NAME),
+            remedy="Do not use this directory; it was not written by quorem",
+        )
+    path = directory / file.name
+    again = "Copy the directory again from where it was written"
+    if path.is_symlink():
+        raise UnsafePath("files of a run or bundle are no symbolic links", found=str(path), where=NAME, remedy=again)
+    if not path.is_file():
+        raise MissingFile("every file that a manifest names is there", found="none", where=str(path), remedy=again)
+    if path.stat().st_size != file.bytes:
+        raise WrongDigest(
+            "a file is as long as its manifest says",
+            found=f"{path.stat().st_size} bytes instead of {file.bytes}",
+            where=str(path),
+            remedy=again,
+        )
+    if verify_digest and sha256_of(path) != file.sha256:
+        raise WrongDigest("a file has the digest its manifest says", found="another", where=str(path), remedy=again)
+
+
+def tensor_shapes(manifest: pb.Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name -> (dtype, shape) of every tensor of `weights.safetensors`; dtypes as numpy names them."""
+    shapes = {name: ("float32", shape) for name, shape in nets.weight_shapes(manifest.net).items()}
+    for prefix, fields in (("embedding", manifest.plan.fields), ("first_order", manifest.plan.first_order)):
+        for field in fields:
+            for j, table in enumerate(field.tables):
+                shapes[f"{prefix}.{field.feature}.{j}"] = ("float32", (table.rows, table.dim))
+    for feature in manifest.schema.features:
+        if feature.WhichOneof("encoding") == "vocabulary":
+            shapes[f"vocabulary.{feature.name}.values"] = ("int64", (feature.vocabulary.size,))
+            shapes[f"vocabulary.{feature.name}.ids"] = ("int32", (feature.vocabulary.size,))
+    return shapes
+
+
+def check_tensors(
+    expected: Mapping[str, tuple[str, tuple[int, ...]]], found: Mapping[str, tuple[str, tuple[int, ...]]], where: str
+) -> None:
+    """Refuse tensors that are not exactly the expected ones.
+
+    Raises:
+        WrongShape: absent, superfluous, or of another dtype or shape.
+    """
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            told = [
+                f"{each[0]} {list(each[1])}" if each else "no such tensor"
+                for each in (expected.get(name), found.get(name))
+            ]
+            raise WrongShape(
+                f"the manifest says {told[0]}",
+                found=told[1],
+                where=f"{where}, tensor {name!r}",
+                remedy="Write the directory again; its files do not belong together",
+            )

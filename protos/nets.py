@@ -1,0 +1,212 @@
+"""Nets: a model as a list of layers, checked, with the names and shapes of its weights.
+
+A net is data (manifest.proto, message Net). Training builds one torch module from it; export and the oracle have one
+function per layer kind. A new model is a new list; a new kind is a message, its width here, and three functions.
+Legend: B rows; W the width of a layer's value [B, W].
+"""
+
+import math
+from collections.abc import Sequence
+
+from . import manifest_pb2 as pb
+from .errors import NetError
+
+EMBEDDINGS, FIRST_ORDER, DENSE = "embeddings", "first_order", "dense"
+INPUTS = (EMBEDDINGS, FIRST_ORDER, DENSE)
+BATCHNORM_EPSILON = 1e-5
+
+
+def input_widths(plan: pb.Plan, dense_count: int) -> dict[str, int]:
+    """The widths of a net's inputs; inputs that the model does not have are left out."""
+    widths = {EMBEDDINGS: sum(field.dim for field in plan.fields)}
+    if plan.first_order:
+        widths[FIRST_ORDER] = len(plan.first_order)
+    if dense_count:
+        widths[DENSE] = dense_count
+    return widths
+
+
+def widths(net: pb.Net, inputs: dict[str, int]) -> dict[str, int]:
+    """The width of every layer's value, inputs included.
+
+    Raises:
+        NetError: a layer that reads what is not there, or whose widths do not fit; a last layer wider than 1.
+    """
+    known = dict(inputs)
+    for layer in net.layers:
+        where, kind = f"layer {layer.name!r}", layer.WhichOneof("kind")
+        if not layer.name or layer.name in known or layer.name in INPUTS:
+            raise NetError("layers have names of their own", found=repr(layer.name), where=where)
+        missing = [name for name in layer.inputs if name not in known]
+        if missing or not layer.inputs:
+            raise NetError(
+                "a layer reads inputs of the net or earlier layers",
+                found=f"{missing or 'no inputs'}",
+                where=where,
+                remedy=f"Read one of {sorted(known)}",
+            )
+        known[layer.name] = _width(layer, kind, [known[name] for name in layer.inputs], where)
+    if not net.layers or known[net.layers[-1].name] != 1:
+        raise NetError("the last layer is the logit, of width 1", where=f"net {net.model!r}")
+    return known
+
+
+def _width(layer: pb.Layer, kind: str | None, sources: Sequence[int], where: str) -> int:
+    total = sum(sources)
+
+    def expect(rule: str, expected: int, found: int) -> None:
+        if expected != found:
+            raise NetError(rule, found=f"{found} instead of {expected}", where=where)
+
+    if kind == "concat":
+        return total
+    if kind == "sum":
+        if len(set(sources)) != 1:
+            raise NetError("a sum's inputs have one width", found=str(list(sources)), where=where)
+        return sources[0]
+    if kind in ("row_sum", "linear", "batchnorm", "activation", "dropout", "fm"):
+        expect("this kind reads one input", 1, len(sources))
+    if kind == "row_sum":
+        return 1
+    if kind == "linear":
+        expect("a linear layer's `inputs` is its input's width", layer.linear.inputs, total)
+        if layer.linear.outputs < 1:
+            raise NetError("a linear layer has outputs", found="0", where=where)
+        return layer.linear.outputs
+    if kind == "batchnorm":
+        expect("a batchnorm's `width` is its input's width", layer.batchnorm.width, total)
+        if not 0 < layer.batchnorm.epsilon < math.inf:
+            raise NetError("a batchnorm's epsilon is above 0", found=f"{layer.batchnorm.epsilon}", where=where)
+        return total
+    if kind == "activation":
+        if layer.activation.function not in (pb.RELU, pb.SIGMOID):
+            raise NetError("an activation names its function", found=str(layer.activation.function), where=where)
+        return total
+    if kind == "dropout":
+        if not 0 <= layer.dropout.probability < 1:
+            raise NetError("a dropout's probability lies in [0, 1)", found=f"{layer.dropout.probability}", where=where)
+        return total
+    if kind == "fm":
+        expect("an fm reads `vectors` x `dim` numbers", layer.fm.vectors * layer.fm.dim, total)
+        return 1
+    if kind == "dot":
+        expect("a dot reads `vectors` x `dim` numbers", layer.dot.vectors * layer.dot.dim, total)
+        if layer.dot.vectors < 2:
+            raise NetError(
+                "a dot pairs at least two vectors",
+                found=f"{layer.dot.vectors}",
+                where=where,
+                remedy="Give the model a second feature, or dense features",
+            )
+        return layer.dot.vectors * (layer.dot.vectors - 1) // 2
+    raise NetError("a layer has a kind that this version knows", found=str(kind), where=where)
+
+
+def weight_shapes(net: pb.Net) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every float32 weight of the layers."""
+    shapes = dict[str, tuple[int, ...]]()
+    for layer in net.layers:
+        kind = layer.WhichOneof("kind")
+        if kind == "linear":
+            shapes[f"{layer.name}.weight"] = (layer.linear.outputs, layer.linear.inputs)
+            shapes[f"{layer.name}.bias"] = (layer.linear.outputs,)
+        elif kind == "batchnorm":
+            for role in ("weight", "bias", "mean", "variance"):
+                shapes[f"{layer.name}.{role}"] = (layer.batchnorm.width,)
+    return shapes
+
+
+def last_bias(net: pb.Net) -> str:
+    """The weight into which a correction of the logit is folded: the bias of the last linear layer of one output.
+
+    Raises:
+        NetError: no such layer, or an activation after it.
+    """
+    for layer in reversed(net.layers):
+        kind = layer.WhichOneof("kind")
+        if kind == "linear" and layer.linear.outputs == 1:
+            return f"{layer.name}.bias"
+        if kind != "sum":
+            break
+    raise NetError("the logit ends in a linear layer of one output or a sum of such", where=f"net {net.model!r}")
+
+
+class _Builder:
+    """Appends layers and knows their widths; each method returns the new layer's name."""
+
+    def __init__(self, model: str, inputs: dict[str, int]) -> None:
+        self.net, self.known = pb.Net(model=model), dict(inputs)
+
+    def add(self, name: str, *inputs: str, **kind: object) -> str:
+        layer = pb.Layer(name=name, inputs=inputs, **kind)  # pyright: ignore[reportArgumentType]  # the kind is a key
+        self.net.layers.append(layer)
+        self.known[name] = _width(
+            layer, layer.WhichOneof("kind"), [self.known[each] for each in inputs], f"layer {name!r}"
+        )
+        return name
+
+    def linear(self, name: str, source: str, outputs: int) -> str:
+        return self.add(name, source, linear=pb.Linear(inputs=self.known[source], outputs=outputs))
+
+    def mlp(self, name: str, source: str, hidden: Sequence[int], *, batchnorm: bool, dropout: float) -> str:
+        for depth, outputs in enumerate(hidden):
+            source = self.linear(f"{name}.{depth}", source, outputs)
+            if batchnorm:
+                norm = pb.BatchNorm(width=outputs, epsilon=BATCHNORM_EPSILON)
+                source = self.add(f"{name}.{depth}.norm", source, batchnorm=norm)
+            source = self.add(f"{name}.{depth}.relu", source, activation=pb.Activation(function=pb.RELU))
+            if dropout:
+                source = self.add(f"{name}.{depth}.dropout", source, dropout=pb.Dropout(probability=dropout))
+        return source
+
+
+def _common_dim(plan: pb.Plan, model: str, what: str) -> int:
+    dims = sorted({field.dim for field in plan.fields})
+    if len(dims) != 1:
+        raise NetError(
+            f"{what} needs vectors of one dimension",
+            found=f"dims {dims}",
+            where=f"model {model!r}",
+            remedy="Give every field the same `dim`",
+        )
+    return dims[0]
+
+
+def deepfm(plan: pb.Plan, dense_count: int, *, mlp: Sequence[int], batchnorm: bool, dropout: float) -> pb.Net:
+    """DeepFM (Guo et al., IJCAI'17): logit = first order + factorization machine + MLP over the same vectors."""
+    dim = _common_dim(plan, "deepfm", "the factorization machine")
+    build = _Builder("deepfm", input_widths(plan, dense_count))
+    terms = list[str]()
+    if plan.first_order:
+        terms.append(build.add("first", FIRST_ORDER, row_sum=pb.RowSum()))
+    terms.append(build.add("fm", EMBEDDINGS, fm=pb.FactorizationMachine(vectors=len(plan.fields), dim=dim)))
+    source = EMBEDDINGS
+    if dense_count:
+        terms.append(build.linear("dense_first", DENSE, 1))
+        source = build.add("mlp.input", EMBEDDINGS, DENSE, concat=pb.Concat())
+    hidden = build.mlp("mlp", source, mlp, batchnorm=batchnorm, dropout=dropout)
+    terms.append(build.linear("mlp.out", hidden, 1))
+    build.add("logit", *terms, sum=pb.Sum())
+    return build.net
+
+
+def dlrm(
+    plan: pb.Plan, dense_count: int, *, bottom: Sequence[int], top: Sequence[int], batchnorm: bool, dropout: float
+) -> pb.Net:
+    """DLRM (Naumov et al., 2019): a bottom MLP over dense features, pairwise dots, a top MLP over both.
+
+    The bottom MLP ends in the vectors' dimension (a layer is added to `bottom` for it). Without dense features the top
+    MLP reads the vectors themselves beside their dots.
+    """
+    dim = _common_dim(plan, "dlrm", "the dot interaction")
+    build = _Builder("dlrm", input_widths(plan, dense_count))
+    vectors, beside = [EMBEDDINGS], EMBEDDINGS
+    if dense_count:
+        beside = build.mlp("bottom", DENSE, [*bottom, dim], batchnorm=batchnorm, dropout=dropout)
+        vectors = [beside, EMBEDDINGS]
+    count = len(plan.fields) + (1 if dense_count else 0)
+    dots = build.add("dots", *vectors, dot=pb.Dot(vectors=count, dim=dim))
+    source = build.add("top.input", beside, dots, concat=pb.Concat())
+    hidden = build.mlp("top", source, top, batchnorm=batchnorm, dropout=dropout)
+    build.linear("logit", hidden, 1)
+    return build.net

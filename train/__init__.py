@@ -1,0 +1,1 @@
+"""train: rows and a recipe become a run directory."""

@@ -1,0 +1,91 @@
+"""The checkpoint: everything from which an interrupted run goes on as if nothing had happened. One file, no pickles."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ..protos.errors import Malformed, RecipeError
+from ..protos.manifest import write_atomically
+from .optimizer import load_state_tensors, state_tensors
+
+NAME = "checkpoint.safetensors"
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    epoch: the epoch under way, from 0. batch: batches of it that are done. stale: epochs since the best one.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    best_auc: float = float("-inf")
+    best_epoch: int = 0
+    stale: int = 0
+    lr: float = 0.0
+
+
+def save_checkpoint(
+    directory: Path, model: nn.Module, optimizer: Optimizer, best: dict[str, Tensor], progress: Progress, recipe: str
+) -> None:
+    """Write the checkpoint whole or not at all."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
+    tensors |= {f"optimizer.{name}": value for name, value in state_tensors(optimizer).items()}
+    tensors["rng"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["cuda_rng"] = torch.cuda.get_rng_state()
+    metadata = {"progress": json.dumps(dataclasses.asdict(progress)), "recipe": recipe}
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    write_atomically(directory / NAME, save(whole, metadata))
+
+
+def load_checkpoint(
+    directory: Path, model: nn.Module, optimizer: Optimizer, recipe: str
+) -> tuple[Progress, dict[str, Tensor]]:
+    """Put model, optimizer and random state back.
+
+    Returns:
+        The progress, and the weights of the best epoch so far.
+
+    Raises:
+        Malformed: not a checkpoint of this program. RecipeError: the run was started with another recipe.
+    """
+    path = directory / NAME
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+        progress = Progress(**json.loads(metadata["progress"]))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise Malformed(
+            "a checkpoint is a whole safetensors file with its progress",
+            found=str(error),
+            where=str(path),
+            remedy="Delete the directory and train again",
+        ) from None
+    if metadata["recipe"] != recipe:
+        raise RecipeError(
+            "a run goes on with the recipe it was started with",
+            found="another recipe, seed or plan",
+            where=str(directory),
+            remedy=f"Use the one in {directory / 'recipe.toml'}, or train into another directory",
+        )
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    load_state_tensors(optimizer, part("optimizer."), progress.lr)
+    torch.set_rng_state(tensors["rng"])
+    if torch.cuda.is_available() and "cuda_rng" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda_rng"])
+    return progress, part("best.")

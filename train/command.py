@@ -1,0 +1,57 @@
+"""The command `quorem train`: its arguments and help. Importing it costs nothing; running it imports torch."""
+
+import argparse
+from pathlib import Path
+
+RECIPES = Path(__file__).with_name("recipes")
+
+DESCRIPTION = """\
+Train a CTR model as a recipe says, and write a run directory: weights, manifest, metrics,
+and held-out rows with the model's logits, from which `quorem export` proves its graphs.
+
+RECIPE is a file, or the name of a shipped recipe: {shipped}."""
+
+EXAMPLES = """\
+examples:
+  quorem train synthetic --out runs/full --set embedding.scheme=full
+  quorem train synthetic --out runs/qr --set embedding.scheme=qr --set embedding.collisions=4
+  quorem train my_recipe.toml --out runs/mine --device cuda --seed 2
+  quorem train my_recipe.toml --out runs/mine --resume        go on after Ctrl-C
+
+Ctrl-C saves the run as it stands and prints the command that goes on with it."""
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `train` to the commands of `quorem`."""
+    shipped = ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
+    parser = commands.add_parser(
+        "train",
+        help="rows and a recipe become a run directory",
+        description=DESCRIPTION.format(shipped=shipped),
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a shipped recipe")
+    parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="the run directory to write")
+    parser.add_argument("--plan", metavar="PLAN", type=Path, help="a plan.json; it overrides the recipe's [embedding]")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one"
+    )
+    parser.add_argument("--seed", metavar="N", type=int, help="random seed, instead of the recipe's train.seed")
+    parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in RUN")
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="override one key of the recipe, as in --set train.lr=0.001 (repeatable; VALUE is TOML, or a plain word)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar and no table")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, and errors too")
+    parser.set_defaults(run=_run, extra="train")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from .run import main
+
+    return main(args)

@@ -1,0 +1,159 @@
+"""The training loop, from top to bottom: epochs of shuffled batches, validation, early stopping, checkpoints.
+
+Legend: N rows, B rows of a batch.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from ..protos.errors import DataError, QuoremError
+from .checkpoint import Progress, load_checkpoint, save_checkpoint
+from .features import Rows
+from .metrics import Floats, evaluate
+from .model import Model
+from .optimizer import make_optimizer
+from .recipe import TrainConfig
+
+EVALUATION_BATCH = 8192
+GLANCE = 16  # steps between two looks at the loss; a look waits for the device
+
+
+class Interrupted(Exception):
+    """The user asked the run to stop; it is saved."""
+
+
+class Watcher(Protocol):
+    """Who is told how a run comes along."""
+
+    def epoch(self, number: int, batches: int, done: int) -> None:
+        """An epoch begins, `done` of its batches behind it."""
+        ...
+
+    def step(self, batches: int, rows: int, loss: float) -> None:
+        """So many batches and rows more are done; mean loss of the last look."""
+        ...
+
+    def validated(self, epoch: int, loss: float, metrics: dict[str, float], lr: float, best: bool) -> None:
+        """An epoch ended with these metrics on the validation rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and under which name checkpoints are kept: the run's directory, its recipe, and whether to go on."""
+
+    directory: Path
+    recipe: str
+    resume: bool
+
+
+def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Place, watcher: Watcher) -> Progress:
+    """Train until the validation AUC has not risen for `patience` epochs; leave the best epoch's weights in the model.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM; a checkpoint holds everything up to the last whole batch.
+        QuoremError: a loss that is no number any more.
+    """
+    if len(torch.unique(valid.labels)) < 2:
+        raise DataError(
+            "validation rows hold clicks and non-clicks, so that an AUC exists",
+            found=f"{len(valid)} rows of one class",
+            where="validation split",
+            remedy="Take more rows, or another split",
+        )
+    tables = model.table_parameters()
+    held = {id(parameter) for parameter in tables}
+    optimizer = make_optimizer(config, tables, [each for each in model.parameters() if id(each) not in held])
+    model.penalise = config.l2 > 0 and config.l2_rows == "batch"
+    torch.manual_seed(config.seed)
+    progress, best = Progress(lr=config.lr), dict[str, Tensor]()
+    if place.resume:
+        progress, best = load_checkpoint(place.directory, model, optimizer, place.recipe)
+    batches = -(-len(train) // config.batch)
+    with _stop_signals() as stopping:
+        while progress.epoch < config.epochs and progress.stale < config.patience:
+            watcher.epoch(progress.epoch + 1, batches, progress.batch)
+            order = torch.randperm(
+                len(train), generator=torch.Generator().manual_seed(config.seed * 1_000_003 + progress.epoch)
+            )
+            order = order.to(train.labels.device)
+            model.train()
+            seen, mean, total = 0, float("nan"), torch.zeros((), device=train.labels.device)
+            for number in range(progress.batch, batches):
+                chosen = order[number * config.batch : (number + 1) * config.batch]
+                logits, norm = model(train.ids[chosen], train.numbers[chosen])
+                weight = None if train.weights is None else train.weights[chosen]
+                loss = binary_cross_entropy_with_logits(logits, train.labels[chosen], weight)
+                optimizer.zero_grad()
+                (loss + config.l2 * norm if model.penalise else loss).backward()
+                optimizer.step()
+                total += loss.detach()
+                seen, progress.batch = seen + 1, number + 1
+                if seen == GLANCE or progress.batch == batches or stopping():
+                    mean = total.item() / seen
+                    watcher.step(seen, min(seen * config.batch, len(train)), mean)
+                    seen, total = 0, torch.zeros_like(total)
+                    if not np.isfinite(mean):
+                        raise QuoremError(
+                            "the loss is a finite number",
+                            found=str(mean),
+                            where=f"epoch {progress.epoch + 1}, batches up to {progress.batch}",
+                            remedy="Lower train.lr; the last checkpoint is whole, --resume goes on from it",
+                        )
+                if stopping():
+                    save_checkpoint(place.directory, model, optimizer, best, progress, place.recipe)
+                    raise Interrupted
+            metrics = evaluate_rows(model, valid)
+            better = metrics["auc"] > progress.best_auc
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+            if better:
+                progress.best_auc, progress.best_epoch, progress.stale = metrics["auc"], progress.epoch, 0
+                best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            else:
+                progress.stale += 1
+                progress.lr *= config.lr_decay
+                for group in optimizer.param_groups:
+                    group["lr"] = progress.lr
+            watcher.validated(progress.epoch, mean, metrics, progress.lr, better)
+            save_checkpoint(place.directory, model, optimizer, best, progress, place.recipe)
+    model.load_state_dict(best)
+    return progress
+
+
+@torch.no_grad()
+def score_rows(model: Model, rows: Rows) -> Floats:
+    """Logits of every row, (N,) float32, in evaluation mode."""
+    model.eval()
+    parts = [
+        model(rows.ids[start : start + EVALUATION_BATCH], rows.numbers[start : start + EVALUATION_BATCH])[0].cpu()
+        for start in range(0, len(rows), EVALUATION_BATCH)
+    ]
+    return torch.cat(parts).numpy()
+
+
+def evaluate_rows(model: Model, rows: Rows) -> dict[str, float]:
+    """All metrics of a model on some rows."""
+    weights = None if rows.weights is None else rows.weights.cpu().numpy()
+    return evaluate(score_rows(model, rows), rows.labels.cpu().numpy(), weights, rows.groups)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn SIGINT and SIGTERM into a flag that the loop looks at between batches."""
+    asked = list[int]()
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(kind, lambda number, _: asked.append(number)) for kind in kinds]
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)

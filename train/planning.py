@@ -1,0 +1,56 @@
+"""From a recipe's `[embedding]` section and the fields' cardinalities to a plan."""
+
+from ..protos import manifest_pb2 as pb
+from ..protos import packing, plan, schema
+from .recipe import EmbeddingConfig, FieldConfig
+
+SCHEMES = {"full": pb.FULL, "hash": pb.HASHED, "qr": pb.QUOTIENT_REMAINDER}
+COMBINES = {"mult": pb.MULT, "add": pb.ADD, "concat": pb.CONCAT}
+
+
+def make_plan(config: EmbeddingConfig, features: pb.Schema) -> pb.Plan:
+    """Tables for every field with ids, in packing order; `first_order` as the recipe has it, dim 1.
+
+    Raises:
+        PlanError: a dimension that the combine cannot share out, and the other rules of plan.check_field.
+    """
+    sizes = {feature.name: schema.cardinality(feature) for feature in features.features if schema.has_ids(feature)}
+    made = pb.Plan()
+    made.fields.extend(packing.pack([_field(config, name, n) for name, n in sizes.items()]))
+    if config.first_order != "none":
+        made.first_order.extend(packing.pack([_first_order(config, name, n) for name, n in sizes.items()]))
+    return made
+
+
+def _field(config: EmbeddingConfig, name: str, n: int) -> pb.Field:
+    own = config.fields.get(name, FieldConfig())
+    scheme = own.scheme or config.scheme
+    combine = COMBINES[own.combine or config.combine]
+    collisions = own.collisions or config.collisions
+    # A field's own scheme is meant for it, however few ids it has.
+    tables = plan.full(n) if n <= config.threshold and own.scheme is None else _tables(config, scheme, n, collisions)
+    return _build(name, n, tables, scheme, combine, own.dim or config.dim)
+
+
+def _first_order(config: EmbeddingConfig, name: str, n: int) -> pb.Field:
+    """The same tables in dim 1; there is no half a number to concatenate, so concat becomes add."""
+    if config.first_order == "full":
+        return _build(name, n, plan.full(n), "full", pb.ALONE, 1)
+    field = _field(config, name, n)
+    combine = pb.ADD if field.combine == pb.CONCAT else field.combine
+    return plan.build_field(name, n, plan.pairs(field), scheme=field.scheme, combine=combine, dim=1)
+
+
+def _tables(config: EmbeddingConfig, scheme: str, n: int, collisions: int) -> list[tuple[int, int]]:
+    """The scheme's tables; full where compressing would save no rows."""
+    m = -(-n // collisions)
+    if scheme == "full" or m + -(-n // m) >= n:
+        return plan.full(n)
+    if scheme == "qr":
+        return plan.quotient_remainder(n, m)
+    return plan.hashed(n, m + -(-n // m) if config.hash_rows == "qr" else m)
+
+
+def _build(name: str, n: int, tables: list[tuple[int, int]], scheme: str, combine: pb.Combine, dim: int) -> pb.Field:
+    kind = pb.FULL if tables == plan.full(n) else SCHEMES[scheme]
+    return plan.build_field(name, n, tables, scheme=kind, combine=combine, dim=dim)

@@ -1,0 +1,139 @@
+"""Planted: a factorisation machine whose weights are hashes of ids, so that the best possible AUC is known.
+
+The logit of a row is `bias + Σ_f w_f[id] + Σ_{f<g} <v_f[id], v_g[id]> + Σ_i β_i x_i` (Rendle, Factorization
+machines, ICDM 2010), its three sums scaled so that each holds its share of the variance. No table is kept: w and v
+are computed from (seed, field, id) where they are needed, so ten million ids cost what ten do.
+
+Shapes: N rows, R rank, D dense columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .counter import bits
+
+Floats = NDArray[np.float64]
+
+SHARES = (0.5, 0.3, 0.2)
+"""Shares of the logit's variance: first order, interactions, dense columns."""
+
+_STEPS = 40
+
+
+def factors(key: int, ids: NDArray[np.int64], rank: int) -> NDArray[np.float32]:
+    """The weight and the vector of each id of a field, uniform in (-1, 1).
+
+    Args:
+        key: the field's stream, from `counter.stream`.
+        ids: (N,) int64, not negative.
+        rank: R.
+
+    Returns:
+        (N, 1 + R) float32: w, then v.
+    """
+    words = -(-(1 + rank) // 4)
+    index = ids.astype(np.uint64)[:, None] * np.uint64(words) + np.arange(words, dtype=np.uint64)
+    pieces = bits(key, index).astype("<u8", copy=False).view("<u2")[:, : 1 + rank]  # four 16-bit factors a word
+    return (pieces.astype(np.float32) * 2.0 + 1.0) * np.float32(2.0**-16) - np.float32(1.0)
+
+
+def sums(vectors: Sequence[NDArray[np.float32]], dense: NDArray[np.float32], key: int) -> Floats:
+    """The three sums of N rows' logits, before they are scaled.
+
+    Args:
+        vectors: for each field (N, 1 + R) float32, from `factors`.
+        dense: (N, D) float32.
+        key: the stream of the dense weights.
+
+    Returns:
+        (3, N) float64: first order, interactions, dense columns.
+    """
+    total = np.zeros_like(vectors[0])
+    squares = np.zeros_like(vectors[0])
+    for vector in vectors:
+        total += vector
+        squares += vector * vector
+    beta = factors(key, np.arange(dense.shape[1]), 1)[:, 0]
+    pairs = (total[:, 1:] ** 2 - squares[:, 1:]).sum(axis=1) / 2
+    return np.stack([total[:, 0], pairs, (dense * beta).sum(axis=1)]).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """The probability of a click, given the three sums of its logit.
+
+    Attributes:
+        bias: added to every logit.
+        weights: what each of the three sums is multiplied by.
+        noise: share of rows whose label is a coin instead.
+        positives: the coin's probability.
+    """
+
+    bias: float
+    weights: tuple[float, float, float]
+    noise: float
+    positives: float
+
+    def probability(self, parts: Floats) -> Floats:
+        """The true probability of each row: parts (3, N) float64 -> (N,) float64."""
+        logit: Floats = self.bias + (np.array(self.weights)[:, None] * parts).sum(axis=0)
+        return (1.0 - self.noise) * _sigmoid(logit) + self.noise * self.positives
+
+
+def calibrate(parts: Floats, *, auc: float, positives: float, noise: float) -> Planted:
+    """The model whose true probabilities reach an AUC and a share of positives on sample rows, before noise.
+
+    Args:
+        parts: (3, N) float64, from `sums`.
+        auc: expected AUC of the true probabilities, between .5 and 1.
+        positives: expected share of positives.
+        noise: share of rows whose label is a coin instead.
+    """
+    centred = parts - parts.mean(axis=1, keepdims=True)
+    spread = centred.std(axis=1)
+    relative = np.divide(np.sqrt(SHARES), spread, out=np.zeros(3), where=spread > 0)
+    signal: Floats = (relative[:, None] * centred).sum(axis=0)
+    low, high = 0.0, 64.0
+    for _ in range(_STEPS):
+        scale = (low + high) / 2
+        logits = scale * signal
+        reached = area_under_curve(signal, _sigmoid(logits + _bias(logits, positives)))
+        low, high = (scale, high) if reached < auc else (low, scale)
+    # Rounded, so that the last bits of a sum, which differ among machines, never reach a label.
+    weights = [round(float(low * value), 6) for value in relative]
+    bias = round(_bias((np.array(weights)[:, None] * parts).sum(axis=0), positives), 6)
+    return Planted(bias, (weights[0], weights[1], weights[2]), noise, positives)
+
+
+def area_under_curve(scores: Floats, mass: Floats) -> float:
+    """The AUC of scores, exact with ties, where row i is a positive by `mass[i]` and a negative by the rest.
+
+    Args:
+        scores: (N,) float64.
+        mass: (N,) float64 in [0, 1]: labels give the AUC, probabilities the AUC to be expected.
+    """
+    values, group = np.unique(scores, return_inverse=True)
+    positive = np.bincount(group, mass, len(values))
+    negative = np.bincount(group, 1.0 - mass, len(values))
+    below = np.cumsum(negative) - negative
+    return float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum()))
+
+
+def log_loss(probability: Floats, labels: Floats) -> float:
+    """The mean negative log-likelihood of labels (N,) float64 of 0 and 1, in nats."""
+    return float(-np.log(np.where(labels == 1, probability, 1.0 - probability)).mean())
+
+
+def _bias(logits: Floats, positives: float) -> float:
+    low, high = -64.0 - float(logits.max()), 64.0 - float(logits.min())
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _sigmoid(middle + logits).mean() < positives else (low, middle)
+    return (low + high) / 2
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    return 1.0 / (1.0 + np.exp(-np.clip(logits, -500, 500)))

@@ -1,0 +1,213 @@
+"""Synthetic: click rows with Criteo's cardinalities, Zipf-distributed ids and labels from a planted model.
+
+Every value is a function of (seed, split, column, row): any prefix of a split is the same however many rows follow,
+and one split does not depend on the size of another.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from .columns import require
+from .counter import bits, stream, uniform
+from .planted import Planted, area_under_curve, calibrate, factors, log_loss, sums
+from .zipf import ranks
+
+# fmt: off
+CRITEO = (
+    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27, 14992, 5461306, 10, 5652,
+    2173, 4, 7046547, 18, 15, 286181, 105, 142572,
+)
+# fmt: on
+"""Cardinalities of Criteo Kaggle's 26 categorical columns."""
+
+BAG = 10000
+"""Cardinality of the bag column."""
+
+CHUNK = 2**16
+"""Rows made at a time."""
+
+_SAMPLE = 2**15
+_SPLITS = {"train": 0, "valid": 1, "test": 2, "sample": 3}
+_IDS, _LENGTHS, _DENSE, _LABELS, _PERMUTATION, _FACTORS, _BETA = range(7)
+
+Count = Annotated[int, Field(gt=0)]
+Ids = NDArray[np.int64]
+
+
+class Rows(BaseModel):
+    """How many rows each split has."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    train: Count
+    valid: Count
+    test: Count
+
+
+class SyntheticConfig(BaseModel):
+    """The table `[data.synthetic]` of a recipe.
+
+    Attributes:
+        rows: rows of train, valid and test.
+        scale: Criteo's cardinalities are multiplied by it; none falls below 3 by it.
+        zipf: exponent of the ids' law; 0 is uniform.
+        dense: number of dense columns I1, I2, …: float32, mean 0, variance 1.
+        rank: rank of the planted model's factors.
+        auc: best possible AUC, about; the exact one of the test split is in the facts.
+        positives: share of positives, about.
+        noise: share of rows whose label is a coin; lowers the best possible AUC.
+        strings: C1 to C26 as text of 8 hexadecimal digits instead of integers.
+        bag: when not 0, a column B1 of lists of 1 to `bag` ids.
+        seed: of everything.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    rows: Rows
+    scale: Annotated[float, Field(gt=0, le=1)] = 0.001
+    zipf: Annotated[float, Field(ge=0, le=8)] = 1.1
+    dense: Annotated[int, Field(ge=0, le=1000)] = 13
+    rank: Annotated[int, Field(ge=1, le=64)] = 4
+    auc: Annotated[float, Field(ge=0.55, le=0.95)] = 0.8
+    positives: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    strings: bool = False
+    bag: Annotated[int, Field(ge=0, le=1000)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+
+    def cardinality(self, full: int) -> int:
+        """The number of ids of a column that has `full` of them at scale 1."""
+        return min(full, max(3, math.ceil(full * Fraction(repr(self.scale)))))
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one split, made when they are read.
+
+    Attributes:
+        config: the recipe's table.
+        name: train, valid or test.
+        rows: how many.
+        planted: the model that makes the labels.
+    """
+
+    config: SyntheticConfig
+    name: str
+    rows: int
+    planted: Planted
+
+    def batches(self, wanted: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+        """The wanted columns: label float32, I1 … float32, C1 … int64 or string, B1 list of int64."""
+        config = self.config
+        dense = [f"I{index + 1}" for index in range(config.dense)]
+        fields = [f"C{index + 1}" for index in range(len(CRITEO))]
+        require(wanted, ["label", *dense, *fields, *(["B1"] if config.bag else [])], f"synthetic {self.name} rows")
+        for rows in self._chunks():
+            columns: dict[str, pa.Array] = {}
+            for name in wanted:
+                if name == "label":
+                    columns[name] = pa.array(self._labels(rows).astype(np.float32))
+                elif name == "B1":
+                    columns[name] = pa.ListArray.from_arrays(pa.array(rows.offsets), pa.array(rows.bag))
+                elif name.startswith("I"):
+                    columns[name] = pa.array(np.ascontiguousarray(rows.dense[:, dense.index(name)]))
+                else:
+                    ids = rows.ids[fields.index(name)]
+                    columns[name] = _hexadecimal(ids) if config.strings else pa.array(ids)
+            yield pa.RecordBatch.from_pydict(columns)
+
+    def optimum(self) -> tuple[float, float]:
+        """AUC and logloss (nats) of the true probabilities against the labels: no model can expect better ones."""
+        truth, labels = [], []
+        for rows in self._chunks():
+            truth.append(self.planted.probability(rows.parts))
+            labels.append(self._labels(rows))
+        probability, outcome = np.concatenate(truth), np.concatenate(labels).astype(np.float64)
+        return area_under_curve(probability, outcome), log_loss(probability, outcome)
+
+    def _chunks(self) -> Iterator["_Rows"]:
+        for start in range(0, self.rows, CHUNK):
+            yield _make(self.config, self.name, start, min(start + CHUNK, self.rows))
+
+    def _labels(self, rows: "_Rows") -> NDArray[np.bool_]:
+        coin = uniform(stream(self.config.seed, _LABELS, _SPLITS[self.name]), rows.index)
+        return coin < self.planted.probability(rows.parts)
+
+
+def splits(config: SyntheticConfig, rows: int | None = None) -> tuple[Split, Split, Split]:
+    """Train, valid and test.
+
+    Args:
+        config: the recipe's table.
+        rows: at most so many rows of each, or None.
+    """
+    sample = _make(config, "sample", 0, _SAMPLE)
+    planted = calibrate(sample.parts, auc=config.auc, positives=config.positives, noise=config.noise)
+
+    def split(name: str, count: int) -> Split:
+        return Split(config, name, count if rows is None else min(rows, count), planted)
+
+    return split("train", config.rows.train), split("valid", config.rows.valid), split("test", config.rows.test)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    index: NDArray[np.uint64]  # (N,) row numbers
+    ids: list[Ids]  # 26 x (N,)
+    offsets: NDArray[np.int32]  # (N + 1,) into bag; all 0 without one
+    bag: Ids
+    dense: NDArray[np.float32]  # (N, D)
+    parts: NDArray[np.float64]  # (3, N)
+
+
+def _make(config: SyntheticConfig, split: str, start: int, stop: int) -> _Rows:
+    index = np.arange(start, stop, dtype=np.uint64)
+    ids = [_ids(config, split, field, full, index) for field, full in enumerate(CRITEO)]
+    vectors = [factors(stream(config.seed, _FACTORS, field), column, config.rank) for field, column in enumerate(ids)]
+    offsets = np.zeros(len(index) + 1, np.int32)
+    bag = np.empty(0, np.int64)
+    if config.bag:
+        lengths = bits(stream(config.seed, _LENGTHS, _SPLITS[split]), index) % np.uint64(config.bag) + np.uint64(1)
+        np.cumsum(lengths, out=offsets[1:])
+        slots = index[:, None] * np.uint64(config.bag) + np.arange(config.bag, dtype=np.uint64)
+        bag = _ids(config, split, len(CRITEO), BAG, slots[np.arange(config.bag) < lengths[:, None]])
+        members = factors(stream(config.seed, _FACTORS, len(CRITEO)), bag, config.rank)
+        vectors.append((np.add.reduceat(members, offsets[:-1]) / lengths[:, None]).astype(np.float32))
+    dense = _dense(config, split, index)
+    parts = sums(vectors, dense, stream(config.seed, _BETA))
+    return _Rows(index, ids, offsets, bag, dense, parts)
+
+
+def _ids(config: SyntheticConfig, split: str, field: int, full: int, index: NDArray[np.uint64]) -> Ids:
+    # An affine permutation of [0, n), so that ids are not in the order of their frequency; n^2 is far below 2^63.
+    n = config.cardinality(full)
+    key = stream(config.seed, _PERMUTATION, field)
+    factor = max(1, n // 3) + key % max(1, n // 3)
+    while math.gcd(factor, n) != 1:
+        factor += 1
+    rank = ranks(n, config.zipf, stream(config.seed, _IDS, field, _SPLITS[split]), index)
+    return (rank * factor + key % n) % n
+
+
+def _dense(config: SyntheticConfig, split: str, index: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """(N, D): the sum of four 16-bit uniforms, near to normal and, being integer arithmetic, the same everywhere."""
+    key = stream(config.seed, _DENSE, _SPLITS[split])
+    counter = index[:, None] * np.uint64(config.dense) + np.arange(config.dense, dtype=np.uint64)
+    pieces = bits(key, counter).astype("<u8", copy=False).view("<u2").reshape(len(index), config.dense, 4)
+    centred = pieces.sum(axis=2, dtype=np.int32) - 2 * (2**16 - 1)
+    return centred.astype(np.float32) * np.float32(math.sqrt(3) / 2**16)
+
+
+def _hexadecimal(ids: Ids) -> pa.Array:
+    digits = np.frombuffer(b"0123456789abcdef", np.uint8)
+    text = digits[(ids[:, None] >> np.arange(28, -4, -4)) & 15]
+    offsets = np.arange(0, 8 * len(ids) + 8, 8, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(ids), pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(text)))
