@@ -9,16 +9,18 @@ import pyarrow.compute as pc
 from ..protos.encode import Column
 from ..protos.errors import DataError
 from .recipe import FeatureConfig
+from .sources.columns import Type
 
-TYPES = {True: "integer", False: "string"}
 
-
-def column_types(features: Mapping[str, FeatureConfig]) -> dict[str, str]:
+def column_types(features: Mapping[str, FeatureConfig]) -> dict[str, Type]:
     """Column -> "string", "integer" or "float", for sources of plain text; a bag is text until it is split."""
-    return {
-        name: "float" if config.kind == "dense" else "string" if config.kind == "bag" else TYPES[config.integers]
-        for name, config in features.items()
-    }
+    types = dict[str, Type]()
+    for name, config in features.items():
+        if config.kind == "dense":
+            types[name] = "float"
+        else:
+            types[name] = "integer" if config.integers and config.kind == "categorical" else "string"
+    return types
 
 
 def to_columns(table: pa.Table, features: Mapping[str, FeatureConfig]) -> dict[str, Column]:
@@ -39,13 +41,16 @@ def _column(name: str, config: FeatureConfig, values: pa.Array) -> Column:
     if config.kind == "categorical":
         return _flat(name, config, values)
     if pa.types.is_string(values.type):
-        values = pc.split_pattern(values, config.delimiter)
+        values = pc.call_function("split_pattern", [values], pc.SplitPatternOptions(config.delimiter))
     if not pa.types.is_list(values.type):
         raise _mismatch(name, "lists, or strings to split", values.type, 'Make it kind = "categorical"')
-    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths = (
+        pc.fill_null(pc.call_function("list_value_length", [values]), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+    )
     items = values.flatten()
     if pa.types.is_string(items.type):
-        items = pc.if_else(pc.equal(items, ""), pa.scalar(None, pa.string()), items)  # "a  b" holds two items
+        items = items.dictionary_encode()  # "a  b" holds two items: the empty one between them is missing
+        items = pc.take(pa.array([each or None for each in items.dictionary.to_pylist()], pa.string()), items.indices)
         if config.integers:
             items = _parse_integers(name, items)
     flat = _flat(name, config, items)

@@ -110,7 +110,7 @@ class Model(nn.Module):
         module = self.layers[_key(bias.removesuffix(".bias"))]
         assert isinstance(module, nn.Linear)
         with torch.no_grad():
-            module.bias += amount
+            module.bias.add_(amount)
 
 
 def id_slots(schema: pb.Schema) -> dict[str, tuple[int, int]]:

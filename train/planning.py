@@ -8,8 +8,8 @@ SCHEMES = {"full": pb.FULL, "hash": pb.HASHED, "qr": pb.QUOTIENT_REMAINDER}
 COMBINES = {"mult": pb.MULT, "add": pb.ADD, "concat": pb.CONCAT}
 
 
-def make_plan(config: EmbeddingConfig, features: pb.Schema) -> pb.Plan:
-    """Tables for every field with ids, in packing order; `first_order` as the recipe has it, dim 1.
+def make_plan(config: EmbeddingConfig, features: pb.Schema, *, first_order: bool) -> pb.Plan:
+    """Tables for every field with ids, in packing order; with `first_order`, of dim 1 as well, as the recipe has it.
 
     Raises:
         PlanError: a dimension that the combine cannot share out, and the other rules of plan.check_field.
@@ -17,7 +17,7 @@ def make_plan(config: EmbeddingConfig, features: pb.Schema) -> pb.Plan:
     sizes = {feature.name: schema.cardinality(feature) for feature in features.features if schema.has_ids(feature)}
     made = pb.Plan()
     made.fields.extend(packing.pack([_field(config, name, n) for name, n in sizes.items()]))
-    if config.first_order != "none":
+    if first_order and config.first_order != "none":
         made.first_order.extend(packing.pack([_first_order(config, name, n) for name, n in sizes.items()]))
     return made
 

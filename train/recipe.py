@@ -5,7 +5,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -30,16 +30,16 @@ class FeatureConfig(Section):
     side: Literal["context", "candidate"] = "candidate"
     encoding: Literal["id", "hash", "vocabulary"] | None = None
     values: Literal["string", "integer"] | None = None
-    min_count: int = Field(1, ge=1)
-    size: int | None = Field(None, ge=1, lt=2**63 - 1)
+    min_count: int = Field(default=1, ge=1)
+    size: int | None = Field(default=None, ge=1, lt=2**63 - 1)
     out_of_range: Literal["rare", "error"] = "rare"
     buckets: int | Literal["log2"] | None = None
-    seed: int = Field(0, ge=0, lt=2**64)
+    seed: int = Field(default=0, ge=0, lt=2**64)
     transform: Literal["none", "log1p", "standard", "bucket"] = "none"
     missing: float = 0.0
-    max_length: int | None = Field(None, ge=1, le=65536)
+    max_length: int | None = Field(default=None, ge=1, le=65536)
     pooling: Literal["mean", "sum"] = "mean"
-    delimiter: str = Field(" ", min_length=1)
+    delimiter: str = Field(default=" ", min_length=1)
 
     @model_validator(mode="after")
     def _keys_fit(self) -> "FeatureConfig":
@@ -78,8 +78,8 @@ class FieldConfig(Section):
 
     scheme: Literal["full", "hash", "qr"] | None = None
     combine: Literal["mult", "add", "concat"] | None = None
-    collisions: int | None = Field(None, ge=1)
-    dim: int | None = Field(None, ge=1, le=4096)
+    collisions: int | None = Field(default=None, ge=1)
+    dim: int | None = Field(default=None, ge=1, le=4096)
 
 
 class EmbeddingConfig(Section):
@@ -93,9 +93,9 @@ class EmbeddingConfig(Section):
 
     scheme: Literal["full", "hash", "qr"] = "full"
     combine: Literal["mult", "add", "concat"] = "mult"
-    collisions: int = Field(4, ge=1)
-    threshold: int = Field(20, ge=0)
-    dim: int = Field(16, ge=1, le=4096)
+    collisions: int = Field(default=4, ge=1)
+    threshold: int = Field(default=20, ge=0)
+    dim: int = Field(default=16, ge=1, le=4096)
     hash_rows: Literal["collisions", "qr"] = "collisions"
     first_order: Literal["alike", "full", "none"] = "alike"
     fields: dict[str, FieldConfig] = {}
@@ -105,19 +105,21 @@ class DeepFMConfig(Section):
     """DeepFM: first order + factorization machine + MLP."""
 
     name: Literal["deepfm"]
-    mlp: tuple[Annotated[int, Field(ge=1)], ...] = Field((400, 400, 400), min_length=1)
+    first_order: ClassVar[bool] = True
+    mlp: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(400, 400, 400), min_length=1)
     batchnorm: bool = True
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class DLRMConfig(Section):
     """DLRM: bottom MLP, dot interaction, top MLP."""
 
     name: Literal["dlrm"]
+    first_order: ClassVar[bool] = False
     bottom: tuple[Annotated[int, Field(ge=1)], ...] = (512, 256)
-    top: tuple[Annotated[int, Field(ge=1)], ...] = Field((512, 256), min_length=1)
+    top: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(512, 256), min_length=1)
     batchnorm: bool = False
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class TrainConfig(Section):
@@ -130,14 +132,14 @@ class TrainConfig(Section):
     """
 
     optimizer: Literal["adam", "amsgrad", "adagrad"] = "adam"
-    lr: float = Field(1e-3, gt=0)
-    batch: int = Field(4096, ge=1)
-    epochs: int = Field(100, ge=1)
-    patience: int = Field(2, ge=1)
-    lr_decay: float = Field(0.1, gt=0, le=1)
-    l2: float = Field(0.0, ge=0)
+    lr: float = Field(default=1e-3, gt=0)
+    batch: int = Field(default=4096, ge=1)
+    epochs: int = Field(default=100, ge=1)
+    patience: int = Field(default=2, ge=1)
+    lr_decay: float = Field(default=0.1, gt=0, le=1)
+    l2: float = Field(default=0.0, ge=0)
     l2_rows: Literal["batch", "all"] = "batch"
-    seed: int = Field(1, ge=0, lt=2**63)
+    seed: int = Field(default=1, ge=0, lt=2**63)
 
 
 class Recipe(Section):

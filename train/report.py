@@ -8,6 +8,8 @@ from rich.table import Table
 from ..protos import manifest_pb2 as pb
 from ..protos import plan
 
+SCHEMES = {pb.FULL: "full", pb.HASHED: "hash", pb.QUOTIENT_REMAINDER: "qr"}  # as recipes name them
+
 
 def as_dict(manifest: pb.Manifest) -> dict[str, Any]:
     """The report for a script. Bytes are of float32 tables; first-order tables are counted apart."""
@@ -15,7 +17,7 @@ def as_dict(manifest: pb.Manifest) -> dict[str, Any]:
         {
             "feature": field.feature,
             "cardinality": field.cardinality,
-            "scheme": pb.Scheme.Name(field.scheme).lower(),
+            "scheme": SCHEMES[field.scheme],
             "combine": pb.Combine.Name(field.combine).lower(),
             "dim": field.dim,
             "rows": [table.rows for table in field.tables],
@@ -32,8 +34,8 @@ def as_dict(manifest: pb.Manifest) -> dict[str, Any]:
         "embedding_parameters": plan.parameters(manifest.plan.fields),
         "first_order_bytes": sum(plan.table_bytes(field) for field in manifest.plan.first_order),
         "best_epoch": training.best_epoch,
-        "valid": dict(training.valid_metrics),
-        "test": dict(training.test_metrics),
+        "valid": dict(sorted(training.valid_metrics.items())),
+        "test": dict(sorted(training.test_metrics.items())),
     }
 
 
@@ -50,7 +52,7 @@ def print_report(manifest: pb.Manifest, facts: dict[str, float]) -> None:
         table.add_row(
             field["feature"],
             f"{field['cardinality']:,}",
-            field["scheme"] + (f" ({field['combine']})" if several else ""),
+            field["scheme"] + (f" {field['combine']}" if several else ""),
             " + ".join(f"{rows:,}" for rows in field["rows"]),
             str(field["dim"]),
             f"{field['full_bytes']:,}",
@@ -71,7 +73,8 @@ def print_report(manifest: pb.Manifest, facts: dict[str, float]) -> None:
     console.print(table)
     for split in ("valid", "test"):
         if report[split]:
-            console.print(f"{split:5}  " + "  ".join(f"{name} {value:.5f}" for name, value in report[split].items()))
+            told = "  ".join(f"{name} {value:.5f}" for name, value in report[split].items())
+            console.print(f"{split:5}  {told}", soft_wrap=True)
     for name, value in facts.items():
         console.print(f"{name.replace('_', ' ')} of the planted model: {value:.5f}")
 

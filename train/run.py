@@ -83,7 +83,10 @@ def train(
     _open_run(out, resolved, resume=resume)
     splits = read(recipe.data, list(recipe.features), base, column_types(recipe.features))
     schema, vocabularies, encoded = fit_schema(recipe.features, splits.train)
-    plan = _read_plan(plan_text, str(plan_path)) if plan_text else make_plan(recipe.embedding, schema)
+    if plan_text:
+        plan = _read_plan(plan_text, str(plan_path))
+    else:
+        plan = make_plan(recipe.embedding, schema, first_order=recipe.model.first_order)
     manifest = pb.Manifest(format_version=manifests.FORMAT_VERSION, schema=schema, plan=plan)
     manifest.net.CopyFrom(_make_net(recipe, plan, len(dense_features(schema))))
     manifests.check(manifest, str(plan_path or "recipe"))

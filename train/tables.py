@@ -54,8 +54,8 @@ class PackedGroup(nn.Module):
                 ("modulus", rows),
                 ("offset", starts[:-1].tolist()),
             ):
-                column = torch.tensor(values, dtype=torch.int64).repeat_interleave(torch.tensor(repeat))
-                self.register_buffer(f"{name}{j}", column, persistent=False)
+                per_slot = np.repeat(values, repeat).tolist()
+                self.register_buffer(f"{name}{j}", torch.tensor(per_slot, dtype=torch.int64), persistent=False)
         self.bags = any(length > 1 for _, length in self.spans)
 
     def reset(self, generator: torch.Generator) -> None:

@@ -93,8 +93,8 @@ def require(wanted: Iterable[str], present: Sequence[str], source: str) -> None:
 def conform(array: pa.Array, declared: Type | None, place: Place) -> pa.Array:
     """One column as int64, float32, string, or a list of int64 or string; missing values stay null.
 
-    NaN is missing. A declared type wins where no value changes by it: text is parsed, integers are written as
-    text, floats become integers when each is one. Lists keep their own type.
+    NaN is missing. Text is parsed where numbers are declared, and floats become integers where integers are and
+    each is one; numbers never become text, and a list keeps its own type.
 
     Args:
         array: (N,) values as the file has them.
@@ -108,12 +108,18 @@ def conform(array: pa.Array, declared: Type | None, place: Place) -> pa.Array:
     if pa.types.is_dictionary(kind):
         array = array.cast(kind.value_type)
         kind = array.type
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+    whole = pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    if declared == "string" and (whole or pa.types.is_floating(kind)):
+        raise DataError(
+            "a feature of strings reads text",
+            found=f"a column of type {kind}",
+            where=str(place),
+            remedy='Say values = "integer" where it holds ids, or write the column as text',
+        )
+    if whole:
         integers = _cast(array, pa.int64(), place, "an integer column holds int64 values")
-        if declared == "float":
-            return _floats(array, integers, place)
-        return integers.cast(pa.string()) if declared == "string" else integers
-    if pa.types.is_floating(kind) and declared != "string":
+        return _floats(array, integers, place) if declared == "float" else integers
+    if pa.types.is_floating(kind):
         return _integers(array, place) if declared == "integer" else _floats(array, array, place)
     if _is_text(kind):
         text = _cast(array, pa.string(), place, "text is UTF-8")

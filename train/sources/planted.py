@@ -101,25 +101,29 @@ def calibrate(parts: Floats, *, auc: float, positives: float, noise: float) -> P
         scale = (low + high) / 2
         logits = scale * signal
         reached = area_under_curve(signal, _sigmoid(logits + _bias(logits, positives)))
-        low, high = (scale, high) if reached < auc else (low, scale)
+        low, high = (scale, high) if reached is not None and reached < auc else (low, scale)
     # Rounded, so that the last bits of a sum, which differ among machines, never reach a label.
     weights = [round(float(low * value), 6) for value in relative]
     bias = round(_bias((np.array(weights)[:, None] * parts).sum(axis=0), positives), 6)
     return Planted(bias, (weights[0], weights[1], weights[2]), noise, positives)
 
 
-def area_under_curve(scores: Floats, mass: Floats) -> float:
+def area_under_curve(scores: Floats, mass: Floats) -> float | None:
     """The AUC of scores, exact with ties, where row i is a positive by `mass[i]` and a negative by the rest.
 
     Args:
         scores: (N,) float64.
         mass: (N,) float64 in [0, 1]: labels give the AUC, probabilities the AUC to be expected.
+
+    Returns:
+        The AUC, or None where all rows are positives or none is.
     """
     values, group = np.unique(scores, return_inverse=True)
     positive = np.bincount(group, mass, len(values))
     negative = np.bincount(group, 1.0 - mass, len(values))
     below = np.cumsum(negative) - negative
-    return float((positive * (below + negative / 2)).sum() / (positive.sum() * negative.sum()))
+    pairs = positive.sum() * negative.sum()
+    return float((positive * (below + negative / 2)).sum() / pairs) if pairs else None
 
 
 def log_loss(probability: Floats, labels: Floats) -> float:

@@ -94,7 +94,6 @@ def _comparable(times: pa.ChunkedArray, where: str) -> np.ndarray:
         kind = times.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind)):
         raise _not_times(f"a column of type {kind}", where)
-    values = times.to_numpy() if times.null_count == 0 else np.array([])
     missing = times.is_null(nan_is_null=True).to_numpy()
     if missing.any():
         raise DataError(
@@ -103,7 +102,7 @@ def _comparable(times: pa.ChunkedArray, where: str) -> np.ndarray:
             where=f"row {int(missing.argmax()) + 1} of {where}",
             remedy='Fill it in or drop the row, or split by = "share"',
         )
-    return values
+    return times.to_numpy()
 
 
 def _parsed(times: pa.ChunkedArray, where: str) -> pa.ChunkedArray:

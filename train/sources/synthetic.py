@@ -124,8 +124,11 @@ class Split:
                     columns[name] = _hexadecimal(ids) if config.strings else pa.array(ids)
             yield pa.RecordBatch.from_pydict(columns)
 
-    def optimum(self) -> tuple[float, float]:
-        """AUC and logloss (nats) of the true probabilities against the labels: no model can expect better ones."""
+    def optimum(self) -> tuple[float | None, float]:
+        """AUC and logloss (nats) of the true probabilities against the labels: no model can expect better ones.
+
+        The AUC is None where the labels are all the same.
+        """
         truth, labels = [], []
         for rows in self._chunks():
             truth.append(self.planted.probability(rows.parts))
@@ -158,6 +161,20 @@ def splits(config: SyntheticConfig, rows: int | None = None) -> tuple[Split, Spl
     return split("train", config.rows.train), split("valid", config.rows.valid), split("test", config.rows.test)
 
 
+def scatter(rank: Ids, n: int, key: int) -> Ids:
+    """The id of each rank, by an affine permutation of [0, n): ids do not stand in the order of their frequency.
+
+    Args:
+        rank: (N,) int64 in [0, n).
+        n: number of ids, below 2^31.
+        key: from `counter.stream`; it picks the permutation.
+    """
+    factor = max(1, n // 3) + key % max(1, n // 3)
+    while math.gcd(factor, n) != 1:
+        factor += 1
+    return (rank * factor + key % n) % n
+
+
 @dataclass(frozen=True)
 class _Rows:
     index: NDArray[np.uint64]  # (N,) row numbers
@@ -187,14 +204,9 @@ def _make(config: SyntheticConfig, split: str, start: int, stop: int) -> _Rows:
 
 
 def _ids(config: SyntheticConfig, split: str, field: int, full: int, index: NDArray[np.uint64]) -> Ids:
-    # An affine permutation of [0, n), so that ids are not in the order of their frequency; n^2 is far below 2^63.
     n = config.cardinality(full)
-    key = stream(config.seed, _PERMUTATION, field)
-    factor = max(1, n // 3) + key % max(1, n // 3)
-    while math.gcd(factor, n) != 1:
-        factor += 1
     rank = ranks(n, config.zipf, stream(config.seed, _IDS, field, _SPLITS[split]), index)
-    return (rank * factor + key % n) % n
+    return scatter(rank, n, stream(config.seed, _PERMUTATION, field))
 
 
 def _dense(config: SyntheticConfig, split: str, index: NDArray[np.uint64]) -> NDArray[np.float32]:

@@ -1,6 +1,6 @@
 """Tables: batches of rows become one table of the types that encoding takes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
@@ -10,7 +10,7 @@ from .columns import Place, Request, check_labels, check_weights, conform
 Batches = Iterator[pa.RecordBatch]
 
 
-def collect(parts: Iterable[tuple[str, Batches]], request: Request) -> tuple[pa.Table, pa.ChunkedArray | None]:
+def collect(parts: Sequence[tuple[str, Batches]], request: Request) -> tuple[pa.Table, pa.ChunkedArray | None]:
     """The requested columns of several files as one table.
 
     Args:

@@ -1,0 +1,267 @@
+"""A training run from a recipe to its directory: refusals, resuming, equal bytes from equal rows."""
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from oracle import logits as oracle_logits
+from quorem.protos import manifest as manifests
+from safetensors.numpy import load_file
+
+RECIPE = """
+[data]
+source = "synthetic"
+[data.synthetic]
+rows = { train = 4000, valid = 1000, test = 1000 }
+scale = 0.0005
+dense = 3
+bag = 3
+[features]
+"I1..I3" = { kind = "dense", transform = "standard" }
+"C1..C6" = { kind = "categorical", encoding = "vocabulary", values = "integer", side = "context" }
+C7 = { kind = "categorical", encoding = "hash", values = "integer", buckets = 500 }
+B1 = { kind = "bag", encoding = "vocabulary", values = "integer", max_length = 2 }
+[embedding]
+scheme = "qr"
+dim = 4
+[model]
+name = "deepfm"
+mlp = [16]
+dropout = 0.1
+[train]
+batch = 256
+epochs = 3
+l2 = 1e-4
+"""
+
+
+def quorem(
+    *arguments: str | Path, check: int | None = 0, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command; its exit code must be `check`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "quorem", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == check, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small recipe on made rows."""
+    path = tmp_path_factory.mktemp("recipe") / "small.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(recipe: Path) -> Path:
+    """A finished run of it."""
+    out = recipe.parent / "run"
+    quorem("train", recipe, "--out", out, "--quiet", "--device", "cpu")
+    return out
+
+
+def test_a_run_holds_what_it_promises(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert names == {
+        "manifest.json",
+        "weights.safetensors",
+        "reference.safetensors",
+        "recipe.toml",
+        "metrics.jsonl",
+        "learning.svg",
+    }
+    manifest = manifests.read(run)
+    weights, reference = load_file(run / "weights.safetensors"), load_file(run / "reference.safetensors")
+    found = {name: (str(tensor.dtype), tensor.shape) for name, tensor in weights.items()}
+    manifests.check_tensors(manifests.tensor_shapes(manifest), found, "weights")
+    expected = oracle_logits(manifest, weights, reference["ids"], reference["dense"])
+    assert np.abs(reference["logit"] - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
+    assert manifest.training.test_metrics["auc"] > 0.5
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_same_seed_gives_the_same_bytes(recipe: Path, run: Path, tmp_path: Path) -> None:
+    quorem("train", recipe, "--out", tmp_path / "again", "--quiet", "--device", "cpu")
+    for name in ("manifest.json", "weights.safetensors", "reference.safetensors"):
+        assert (run / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+def test_interrupted_and_resumed_equals_undisturbed(recipe: Path, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    command = [sys.executable, "-m", "quorem", "train", str(recipe), "--out", str(out), "--device", "cpu"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch   1"):
+            process.send_signal(signal.SIGINT)
+            break
+    told = process.stderr.read()
+    assert process.wait(60) == 130
+    assert f"quorem train {recipe} --out {out} --resume" in told
+    assert not (out / "manifest.json").exists()
+    quorem(
+        "train", recipe, "--out", out, "--quiet", "--device", "cpu", check=2
+    )  # an interrupted run is not written over
+    quorem("train", recipe, "--out", out, "--quiet", "--device", "cpu", "--resume", "--set", "train.lr=0.1", check=2)
+    quorem("train", recipe, "--out", out, "--quiet", "--device", "cpu", "--resume")
+    assert (run / "weights.safetensors").read_bytes() == (out / "weights.safetensors").read_bytes()
+    assert not (out / "checkpoint.safetensors").exists()
+
+
+def test_json_report(recipe: Path, tmp_path: Path) -> None:
+    done = quorem(
+        "train", recipe, "--out", tmp_path / "run", "--json", "--quiet", "--set", "train.epochs=1", "--seed", "5"
+    )
+    report = json.loads(done.stdout)
+    assert report["bytes"] < report["full_bytes"]
+    assert 0.5 < report["test"]["auc"] < report["optimal_auc"]
+    assert manifests.read(tmp_path / "run").training.seed == 5
+
+
+def test_a_plan_overrides_the_embedding_section(recipe: Path, run: Path, tmp_path: Path) -> None:
+    plan = json.loads((run / "manifest.json").read_text())["plan"]
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    arguments = (
+        "--quiet",
+        "--plan",
+        tmp_path / "plan.json",
+        "--set",
+        "train.epochs=1",
+        "--set",
+        "embedding.scheme=full",
+    )
+    quorem("train", recipe, "--out", tmp_path / "planned", *arguments)
+    assert json.loads((tmp_path / "planned" / "manifest.json").read_text())["plan"] == plan
+    plan["fields"][0]["tables"][0]["rows"] = 1
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    told = quorem("train", recipe, "--out", tmp_path / "refused", *arguments, check=2).stderr
+    assert "complementary" in told
+    (tmp_path / "plan.json").write_text("{")
+    assert "plan" in quorem("train", recipe, "--out", tmp_path / "broken", *arguments, check=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("train.leraning_rate=1", "leraning_rate"),
+        ("train.lr=-1", "train.lr"),
+        ("train.batch=many", "train.batch"),
+        ("embedding.scheme=cubist", "embedding.scheme"),
+        ("embedding.fields.nobody={}", "nobody"),
+        ("features.C1.size=3", "size"),
+        ("model.name=perceptron", "model"),
+        ("embedding.dim=0", "embedding.dim"),
+        ("data.source=papyrus", "data.source"),
+        ("features.C99={kind='categorical',encoding='vocabulary',values='integer'}", "C99"),
+        ("embedding.combine=concat", ""),
+    ],
+)
+def test_a_wrong_recipe_is_refused(recipe: Path, tmp_path: Path, setting: str, told: str) -> None:
+    if setting == "embedding.combine=concat":
+        extra = ("--set", setting, "--set", "embedding.dim=1")
+    else:
+        extra = ("--set", setting)
+    done = quorem("train", recipe, "--out", tmp_path / "run", "--quiet", *extra, check=2)
+    assert told in done.stderr
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_a_finished_run_and_a_full_directory_are_left_alone(recipe: Path, run: Path, tmp_path: Path) -> None:
+    before = (run / "manifest.json").read_bytes()
+    assert "finished" in quorem("train", recipe, "--out", run, "--quiet", check=2).stderr
+    assert (run / "manifest.json").read_bytes() == before
+    (tmp_path / "mine.txt").write_text("mine")
+    quorem("train", recipe, "--out", tmp_path, "--quiet", check=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    quorem("train", "no-such-recipe", "--out", tmp_path / "run", check=2)
+
+
+def test_negative_rate_is_folded_into_the_last_bias(recipe: Path, run: Path, tmp_path: Path) -> None:
+    quorem("train", recipe, "--out", tmp_path / "run", "--quiet", "--device", "cpu", "--set", "data.negative_rate=0.25")
+    plain, shifted = load_file(run / "weights.safetensors"), load_file(tmp_path / "run" / "weights.safetensors")
+    assert np.allclose(shifted["mlp.out.bias"] - plain["mlp.out.bias"], np.log(0.25))
+    assert all((shifted[name] == plain[name]).all() for name in plain if name != "mlp.out.bias")
+    difference = (
+        load_file(tmp_path / "run" / "reference.safetensors")["logit"]
+        - load_file(run / "reference.safetensors")["logit"]
+    )
+    assert np.allclose(difference, np.log(0.25), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def criteo() -> Path:
+    """The directory of real Criteo rows."""
+    root = os.environ.get("QUOREM_DATA")
+    if not root or not (Path(root) / "criteo_kaggle_14k").is_dir():
+        pytest.skip("QUOREM_DATA does not name a directory with criteo_kaggle_14k")
+    return Path(root) / "criteo_kaggle_14k"
+
+
+def test_parquet_and_tsv_of_the_same_rows_give_the_same_bytes(criteo: Path, tmp_path: Path) -> None:
+    for split in ("train", "valid", "test"):
+        table = pq.read_table(criteo / f"{split}.parquet").to_pylist()
+        text = (
+            "\n".join("\t".join("" if value is None else str(value) for value in row.values()) for row in table) + "\n"
+        )
+        if split == "valid":
+            (tmp_path / "valid.txt.gz").write_bytes(gzip.compress(text.encode()))
+        else:
+            (tmp_path / f"{split}.txt").write_text(text)
+    small = [
+        "--set",
+        "train.epochs=1",
+        "--set",
+        "model.bottom=[32]",
+        "--set",
+        "model.top=[32]",
+        "--quiet",
+        "--device",
+        "cpu",
+    ]
+    quorem("train", "criteo", "--out", tmp_path / "parquet", *small)
+    tsv = {
+        "source": "criteo",
+        "train": tmp_path / "train.txt",
+        "valid": tmp_path / "valid.txt.gz",
+        "test": tmp_path / "test.txt",
+    }
+    settings = [part for key, value in tsv.items() for part in ("--set", f"data.{key}={value}")]
+    quorem("train", "criteo", "--out", tmp_path / "tsv", *small, *settings)
+    for name in ("weights.safetensors", "reference.safetensors"):
+        assert (tmp_path / "parquet" / name).read_bytes() == (tmp_path / "tsv" / name).read_bytes(), name
+    first, second = (json.loads((tmp_path / kind / "manifest.json").read_text()) for kind in ("parquet", "tsv"))
+    assert first["training"].pop("source") == "parquet train.parquet valid.parquet test.parquet"
+    assert second["training"].pop("source") == "criteo train.txt valid.txt.gz test.txt"
+    assert first == second
+
+
+def test_a_killed_run_leaves_no_half_written_file(recipe: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "quorem", "train", str(recipe), "--out", str(out), "--quiet"]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 60
+    while not (out / "checkpoint.safetensors").exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (out / "manifest.json").exists()
+    quorem("train", recipe, "--out", out, "--quiet", "--resume")
+    manifests.read(out)
+    shutil.rmtree(out)
