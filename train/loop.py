@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from ..protos.errors import DataError, QuoremError
+from ..protos.errors import QuoremError
 from .checkpoint import Progress, load_checkpoint, save_checkpoint
 from .features import Rows
 from .metrics import Floats, evaluate
@@ -63,13 +63,6 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
         Interrupted: SIGINT or SIGTERM; a checkpoint holds everything up to the last whole batch.
         QuoremError: a loss that is no number any more.
     """
-    if len(torch.unique(valid.labels)) < 2:
-        raise DataError(
-            "validation rows hold clicks and non-clicks, so that an AUC exists",
-            found=f"{len(valid)} rows of one class",
-            where="validation split",
-            remedy="Take more rows, or another split",
-        )
     tables = model.table_parameters()
     held = {id(parameter) for parameter in tables}
     optimizer = make_optimizer(config, tables, [each for each in model.parameters() if id(each) not in held])

@@ -14,7 +14,7 @@ from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
 from ..protos import nets
 from ..protos.encode import Encoded
-from ..protos.errors import Malformed, MissingFile, QuoremError, RecipeError
+from ..protos.errors import DataError, Malformed, MissingFile, QuoremError, RecipeError
 from ..protos.schema import dense_features
 from .checkpoint import NAME as CHECKPOINT
 from .columns import column_types
@@ -30,6 +30,7 @@ from .report import as_dict, print_report
 
 REFERENCE_ROWS = 1024
 INTERRUPTED = 130
+RECIPE = "recipe.toml"
 
 
 def main(args: argparse.Namespace) -> int:
@@ -80,7 +81,7 @@ def train(
     plan_text = plan_path.read_text("utf-8") if plan_path and plan_path.is_file() else ""
     if plan_path and not plan_text:
         raise MissingFile("--plan names a plan.json", found="no such file", where=str(plan_path))
-    _open_run(out, resolved, resume=resume)
+    _check_out(out, resume=resume)
     splits = read(recipe.data, list(recipe.features), base, column_types(recipe.features))
     schema, vocabularies, encoded = fit_schema(recipe.features, splits.train)
     if plan_text:
@@ -96,9 +97,11 @@ def train(
     train_rows = _rows(recipe, schema, vocabularies, encoded, splits, "train").to(device)
     valid_encoded = encode_table(schema, recipe.features, splits.valid)
     valid_rows = _rows(recipe, schema, vocabularies, valid_encoded, splits, "valid").to(device)
+    _check_classes(valid_rows)
     model = Model(schema, plan, manifest.net)
     model.reset(recipe.train.seed)
     model.to(device)
+    _open_run(out, resolved, resume=resume)
     with Display(out, recipe.train.epochs, quiet=quiet) as display:
         place = Place(out, resolved + plan_text, resume)
         progress = fit(model, train_rows, valid_rows, recipe.train, place, display)
@@ -129,8 +132,8 @@ def train(
     return manifest, {name: value for name, value in planted.items() if value is not None}
 
 
-def _open_run(out: Path, resolved: str, *, resume: bool) -> None:
-    """Make the run directory, or check that it may be gone on with."""
+def _check_out(out: Path, *, resume: bool) -> None:
+    """Refuse a run directory that holds something else than what this run may write over."""
     if (out / manifests.NAME).exists():
         raise RecipeError(
             "a finished run is never written over",
@@ -145,16 +148,22 @@ def _open_run(out: Path, resolved: str, *, resume: bool) -> None:
             where=str(out),
             remedy="Leave --resume out" if resume else "Say --resume, or name another --out",
         )
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # A run that was killed before its first checkpoint left no more than these two.
+    if not resume and out.exists() and (not out.is_dir() or {each.name for each in out.iterdir()} - {RECIPE, METRICS}):
         raise RecipeError(
             "a run is written into a new or empty directory",
             found="something else",
             where=str(out),
             remedy="Name another --out",
         )
+
+
+def _open_run(out: Path, resolved: str, *, resume: bool) -> None:
+    """Make the run directory; called when all that can be refused before training has been."""
     out.mkdir(parents=True, exist_ok=True)
     if not resume:
-        manifests.write_atomically(out / "recipe.toml", resolved.encode())
+        (out / METRICS).unlink(missing_ok=True)
+        manifests.write_atomically(out / RECIPE, resolved.encode())
 
 
 def _read_plan(text: str, where: str) -> pb.Plan:
@@ -164,6 +173,16 @@ def _read_plan(text: str, where: str) -> pb.Plan:
         raise Malformed(
             "a plan is the JSON form of quorem.v1.Plan", found=str(error), where=where, remedy="Make it again"
         ) from None
+
+
+def _check_classes(valid: Rows) -> None:
+    if len(torch.unique(valid.labels)) < 2:
+        raise DataError(
+            "validation rows hold clicks and non-clicks, so that an AUC exists",
+            found=f"{len(valid)} rows of one class",
+            where="validation split",
+            remedy="Take more rows, or another split",
+        )
 
 
 def _make_net(recipe: Recipe, plan: pb.Plan, dense_count: int) -> pb.Net:
