@@ -16,7 +16,7 @@ def generate(out: Path) -> list[Path]:
     The compiler sees the files as `quorem/protos/x.proto`, so that a message has one name for every tool; the absolute
     imports it writes are made relative, as everywhere else in quorem.
     """
-    from grpc_tools import protoc  # pyright: ignore[reportMissingTypeStubs]  # only developers have it
+    from grpc_tools import protoc  # only developers have it
 
     sources = sorted(path.name for path in HERE.glob("*.proto"))
     well_known = str(files("grpc_tools") / "_proto")

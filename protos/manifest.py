@@ -11,7 +11,7 @@ from google.protobuf import json_format
 
 from . import manifest_pb2 as pb
 from . import nets, packing, plan, schema
-from .errors import Malformed, MissingFile, NewerFormat, PlanError, UnsafePath, WrongDigest, WrongShape
+from .errors import Malformed, MissingFile, NetError, NewerFormat, PlanError, UnsafePath, WrongDigest, WrongShape
 
 NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -127,7 +127,7 @@ def parse(data: bytes, where: str) -> pb.Manifest:
     remedy = "Write it again with `quorem train` or `quorem export`; manifests are not edited by hand"
     manifest = pb.Manifest()
     try:
-        loose = json_format.Parse(data, pb.Manifest(), ignore_unknown_fields=True, max_recursion_depth=32)
+        loose = json_format.Parse(data, pb.Manifest(), ignore_unknown_fields=True)
         if loose.format_version > FORMAT_VERSION:
             raise NewerFormat(
                 f"this version of quorem reads format {FORMAT_VERSION} and older",
@@ -135,8 +135,8 @@ def parse(data: bytes, where: str) -> pb.Manifest:
                 where=where,
                 remedy="Install the quorem that wrote it, or a later one",
             )
-        json_format.Parse(data, manifest, max_recursion_depth=32)
-    except (json_format.ParseError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        json_format.Parse(data, manifest)
+    except (json_format.ParseError, RecursionError, ValueError) as error:
         raise Malformed(
             "a manifest is the JSON form of quorem.v1.Manifest", found=_short(error), where=where, remedy=remedy
         ) from None
@@ -184,7 +184,10 @@ def check(manifest: pb.Manifest, where: str) -> None:
             )
     if any(field.dim != 1 for field in manifest.plan.first_order):
         raise PlanError("first-order tables have dim 1", found="another", where=f"{where}, plan.first_order")
-    nets.widths(manifest.net, nets.input_widths(manifest.plan, len(schema.dense_features(manifest.schema))))
+    try:
+        nets.widths(manifest.net, nets.input_widths(manifest.plan, len(schema.dense_features(manifest.schema))))
+    except NetError as error:
+        raise NetError(error.rule, found=error.found, where=f"{where}, {error.where}", remedy=error.remedy) from None
 
 
 def _check_file(directory: Path, file: pb.File, verify_digest: bool) -> None:

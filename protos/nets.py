@@ -37,6 +37,8 @@ def widths(net: pb.Net, inputs: dict[str, int]) -> dict[str, int]:
         where, kind = f"layer {layer.name!r}", layer.WhichOneof("kind")
         if not layer.name or layer.name in known or layer.name in INPUTS:
             raise NetError("layers have names of their own", found=repr(layer.name), where=where)
+        if not layer.name.isprintable():
+            raise NetError("a layer's name is printable", found=repr(layer.name), where=where)
         missing = [name for name in layer.inputs if name not in known]
         if missing or not layer.inputs:
             raise NetError(
@@ -48,6 +50,9 @@ def widths(net: pb.Net, inputs: dict[str, int]) -> dict[str, int]:
         known[layer.name] = _width(layer, kind, [known[name] for name in layer.inputs], where)
     if not net.layers or known[net.layers[-1].name] != 1:
         raise NetError("the last layer is the logit, of width 1", where=f"net {net.model!r}")
+    unread = {layer.name for layer in net.layers[:-1]}.difference(*(layer.inputs for layer in net.layers))
+    if unread:
+        raise NetError("every layer but the last is read", found=f"{sorted(unread)}", where=f"net {net.model!r}")
     return known
 
 

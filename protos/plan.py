@@ -133,8 +133,8 @@ def check_field(field: pb.Field, where: str, *, proved: bool = True) -> None:
         refuse("mult and add join tables of the field's dim", f"dims {[t.dim for t in tables]}", "Build the plan again")
     if proved and field.complementary != complementary(n, pairs(field), where):
         raise NotComplementary(
-            "a field marked complementary gives every id its own tuple of rows",
-            found=f"{n} ids on tables {pairs(field)}",
+            "a field says rightly whether every id has its own tuple of rows",
+            found=f"complementary = {field.complementary} for {n} ids on tables {pairs(field)}",
             where=where,
             remedy="Build the plan again; only the hashing trick may let ids collide",
         )

@@ -1,0 +1,50 @@
+# Every target makes .venv on first use and makes it anew when the dependencies change.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/installed
+SHELL := bash
+
+.PHONY: help demo test lint fmt bench protos clean
+.DEFAULT_GOAL := help
+
+help: ## what there is to make
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## synthetic clicks all the way to scores: a page and a table, in demo-out/
+	$(BIN)/quorem demo --out demo-out
+
+test: $(STAMP) ## every test; set QUOREM_DATA for those on real rows
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## style, types and import directions
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/basedpyright --level error
+	$(BIN)/lint-imports --no-logo
+
+fmt: $(STAMP) ## format, and mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: build/models/ctr ## rate and latency of `quorem serve` on this machine, its client beside it
+	@coproc server { exec $(BIN)/quorem serve build/models --port 0 --json; }; \
+	trap 'kill $$server_PID && wait $$server_PID' EXIT; \
+	read -r ready <&$${server[0]} && \
+	address=$$(sed -E 's/.*"address": "([^"]+)".*/\1/' <<< "$$ready") && \
+	$(BIN)/quorem bench "$$address" --out build/bench.json
+
+build/models/ctr: | $(STAMP)
+	$(BIN)/quorem train synthetic --out build/run --set train.epochs=1
+	$(BIN)/quorem export build/run --to $@
+
+protos: $(STAMP) ## the generated code of protos/*.proto
+	$(BIN)/python -m quorem.protos
+
+clean: ## all that make made
+	rm -rf .venv build dist demo-out *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,83 @@
+"""The `quorem` command: one parser for every program, and one way for a command to fail."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from . import __version__, demo
+from .export import command as export_command
+from .protos import command as protos_command
+from .protos.errors import QuoremError
+from .serve import command as serve_command
+from .train import command as train_command
+
+# Which modules each extra of pyproject.toml installs, the smallest extra first.
+EXTRAS = {
+    "bench": ("pyarrow",),
+    "export": ("onnx",),
+    "train": ("matplotlib", "pyarrow", "pydantic", "tomli_w", "torch"),
+}
+
+REFUSED = 2  # exit status of a broken rule, as of an argument that argparse refuses
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+PIPE_CLOSED = 141  # 128 + SIGPIPE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status; a broken rule is told on stderr, without a traceback."""
+    try:
+        try:
+            return _run(_parser().parse_args(arguments))
+        finally:
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has gone: what is still buffered goes nowhere, so that the interpreter's last flush is quiet too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="quorem",
+        description="Train CTR models with compressed embedding tables, export them as ONNX, serve them over gRPC.",
+        epilog="`quorem COMMAND --help` tells more about each; `quorem demo` shows the whole road in a few minutes.",
+    )
+    parser.add_argument("--version", action="version", version=f"quorem {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for module in (train_command, export_command, serve_command, protos_command, demo):
+        module.register(commands)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        return args.run(args)
+    except QuoremError as error:
+        return _refuse(args, str(error), error.as_dict())
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, a directory that may not be written: the system's own reason
+        found = f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+        return _refuse(args, found, {"error": type(error).__name__, "found": found})
+    except ModuleNotFoundError as error:
+        extra = _extra_of(error.name, args.extra)
+        if extra is None:
+            raise
+        remedy = f"pip install 'quorem[{extra}]'"
+        message = f"this needs {error.name}, which is not installed: {remedy}"
+        return _refuse(args, message, {"error": "MissingExtra", "found": message, "remedy": remedy})
+
+
+def _extra_of(module: str | None, preferred: str | None) -> str | None:
+    """The extra that installs `module`: the command's own where it does, else the smallest that does."""
+    extras = [extra for extra, modules in EXTRAS.items() if module in modules]
+    return preferred if preferred in extras else next(iter(extras), None)
+
+
+def _refuse(args: argparse.Namespace, message: str, facts: dict[str, str]) -> int:
+    print(json.dumps(facts) if args.json else f"quorem {args.command}: {message}", file=sys.stderr)
+    return REFUSED

@@ -1,0 +1,1 @@
+"""export: a run directory becomes ONNX graphs in a model repository."""

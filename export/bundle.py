@@ -1,0 +1,191 @@
+"""The bundle: one version of a model, built from a run directory, proved, and published whole or not at all.
+
+In a model repository:
+
+models/ctr/config.pbtxt          Triton's configuration, common to all versions
+models/ctr/7/manifest.json       the run's manifest, the facts of the export, the digests of the files below
+models/ctr/7/model.onnx          the graph
+models/ctr/7/tables.bin          its tables
+models/ctr/7/golden.safetensors  reference rows with their logits: ids, dense, logit, label
+"""
+
+import errno
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from safetensors.numpy import save_file
+
+from ..protos import manifest as manifests
+from ..protos import manifest_pb2 as pb
+from ..protos.errors import ArtifactError, Malformed, MissingFile
+from ..protos.schema import layout
+from . import tables, triton
+from .graph import TABLES, Array
+from .model import build
+from .parity import BOUND, Parity, prove
+from .tensors import Shapes, Tensors, open_tensors
+
+WEIGHTS, REFERENCE = "weights.safetensors", "reference.safetensors"
+MODEL, GOLDEN = "model.onnx", "golden.safetensors"
+GOLDEN_ROWS = 256
+LARGEST_VERSION = 2**63 - 1
+
+
+def export(run: Path, to: Path, version: int | None = None) -> Path:
+    """Publish a run as a version of a model.
+
+    Args:
+        run: a run directory.
+        to: the model's directory in a model repository; made if need be.
+        version: the version's number; the one after the latest if not given.
+
+    Returns:
+        The version's directory.
+
+    Raises:
+        ArtifactError: the run cannot be trusted, or the version exists.
+        WrongSchema: the model has versions with other inputs.
+        ParityError: ONNX Runtime gives other logits than training gave.
+    """
+    manifest = _open_run(run)
+    if to.exists() and not to.is_dir():
+        raise ArtifactError("a model is a directory", found="a file", where=str(to), remedy="Name another directory")
+    triton.check(to, manifest.schema)
+    target = to / str(_free_version(to) if version is None else version)
+    if version is not None and not 1 <= version <= LARGEST_VERSION:
+        raise ArtifactError("versions are numbered from 1 on", found=str(version), remedy="Name a greater --version")
+    try:
+        with manifests.directory_in_place(target) as work:
+            write(run, manifest, work)
+            triton.write(to, manifest.schema)
+    except OSError as error:
+        if error.errno not in (None, errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        raise ArtifactError(
+            "a version is never edited",
+            found="a version that exists",
+            where=str(target),
+            remedy="Leave --version out to take the next free one",
+        ) from None
+    return target
+
+
+def prove_run(run: Path) -> tuple[pb.Manifest, Parity]:
+    """Build a run's bundle in a temporary directory and prove it; nothing is kept."""
+    manifest = _open_run(run)
+    with tempfile.TemporaryDirectory(prefix="quorem-export-") as name:
+        parity = write(run, manifest, Path(name))
+        return manifests.read(Path(name), verify_digests=False), parity
+
+
+def prove_bundle(bundle: Path) -> tuple[pb.Manifest, Parity]:
+    """Verify a bundle's digests and its graph, and score its golden rows again."""
+    manifest = manifests.read(bundle)
+    _expect_files(bundle, manifest, (MODEL, TABLES, GOLDEN))
+    onnx.checker.check_model(str(bundle / MODEL), full_check=True)
+    return manifest, prove(bundle / MODEL, read_rows(bundle / GOLDEN, manifest))
+
+
+def write(run: Path, manifest: pb.Manifest, work: Path) -> Parity:
+    """Write a run's bundle into an empty directory and prove it on all reference rows."""
+    with open_tensors(run / WEIGHTS) as weights:
+        manifests.check_tensors(manifests.tensor_shapes(manifest), weights.shapes, str(run / WEIGHTS))
+        _check_vocabularies(manifest, weights)
+        model = build(manifest, weights.read)
+        tables.write(work / TABLES, model.packed, weights)
+    (work / MODEL).write_bytes(model.proto.SerializeToString(deterministic=True))
+    onnx.checker.check_model(str(work / MODEL), full_check=True)
+    rows = read_rows(run / REFERENCE, manifest)
+    parity = prove(work / MODEL, rows)
+    save_file({name: np.ascontiguousarray(array[:GOLDEN_ROWS]) for name, array in rows.items()}, work / GOLDEN)
+
+    places, bundle = layout(manifest.schema), pb.Manifest()
+    bundle.CopyFrom(manifest)
+    bundle.export.CopyFrom(
+        pb.Export(
+            run_sha256=manifests.sha256_of(run / manifests.NAME),
+            parity_bound=BOUND,
+            parity_found=parity.found,
+            table_bytes=sum(packed.size for packed in model.packed if packed.dtype == "float32"),
+            slots=places.slot_count,
+            dense=places.dense_count,
+        )
+    )
+    del bundle.files[:]
+    bundle.files.extend(manifests.describe_files(work, (MODEL, TABLES, GOLDEN)))
+    manifests.write(work, bundle)
+    return parity
+
+
+def read_rows(path: Path, manifest: pb.Manifest) -> Mapping[str, Array]:
+    """Reference or golden rows: `ids` int64 [R, S], `dense` float32 [R, D], `logit` and `label` float32 [R].
+
+    Raises:
+        Malformed, WrongShape.
+    """
+    places = layout(manifest.schema)
+    with open_tensors(path) as tensors:
+        _, shape = tensors.shapes.get("logit", ("", ()))
+        if not shape or not shape[0]:
+            raise Malformed(
+                "a run keeps reference rows with their logits",
+                found="none",
+                where=str(path),
+                remedy="Train the model again",
+            )
+        rows = shape[0]
+        expected: Shapes = {"logit": ("float32", (rows,)), "label": ("float32", (rows,))}
+        if places.slot_count:
+            expected["ids"] = ("int64", (rows, places.slot_count))
+        if places.dense_count:
+            expected["dense"] = ("float32", (rows, places.dense_count))
+        manifests.check_tensors(expected, tensors.shapes, str(path))
+        return {name: tensors.read(name) for name in expected}
+
+
+def _open_run(run: Path) -> pb.Manifest:
+    manifest = manifests.read(run)
+    if manifest.HasField("export"):
+        raise Malformed(
+            "export reads a run directory",
+            found="a bundle: a version that was exported already",
+            where=str(run),
+            remedy="Name the directory that `quorem train` wrote",
+        )
+    _expect_files(run, manifest, (WEIGHTS, REFERENCE))
+    return manifest
+
+
+def _expect_files(directory: Path, manifest: pb.Manifest, names: tuple[str, ...]) -> None:
+    listed = {file.name for file in manifest.files}
+    for name in names:
+        if name not in listed:
+            raise MissingFile(
+                f"a manifest lists {', '.join(names)}",
+                found=f"no {name}",
+                where=str(directory / manifests.NAME),
+                remedy="Write the directory again; its manifest was not written to its end",
+            )
+
+
+def _check_vocabularies(manifest: pb.Manifest, weights: Tensors) -> None:
+    """The search in the graph rests on values that rise, the lookup on ids that the tables have."""
+    for feature in manifest.schema.features:
+        if feature.WhichOneof("encoding") == "vocabulary":
+            values, ids = (weights.read(f"vocabulary.{feature.name}.{role}") for role in ("values", "ids"))
+            if (values[1:] <= values[:-1]).any() or (np.sort(ids) != np.arange(1, len(ids) + 1)).any():
+                raise Malformed(
+                    "a vocabulary's values rise strictly, and its ids are 1 to its size",
+                    found="others",
+                    where=f"{weights.path}, feature {feature.name!r}",
+                    remedy="Train the model again",
+                )
+
+
+def _free_version(model: Path) -> int:
+    """The number after the latest version's."""
+    names = [path.name for path in model.iterdir()] if model.is_dir() else []
+    return 1 + max((int(name) for name in names if name.isascii() and name.isdigit()), default=0)

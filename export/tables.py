@@ -1,0 +1,24 @@
+"""`tables.bin`: all packed tables, one after the other, each from a multiple of 4096 bytes on; raw little-endian.
+
+Names, dtypes, shapes and offsets stand in model.onnx as external data. ONNX Runtime maps the file when the model is
+opened by its path, so that all processes share one copy of it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from .graph import Packed
+from .tensors import Tensors
+
+
+def write(path: Path, packed: Sequence[Packed], weights: Tensors) -> None:
+    """Write the packed constants; never holds more than one stretch of a table in memory."""
+    with path.open("wb") as file:
+        for constant in packed:
+            file.seek(constant.offset)
+            for part in constant.parts:
+                for stretch in weights.stretches(part) if isinstance(part, str) else (part,):
+                    little_endian = np.dtype(constant.dtype).newbyteorder("<")
+                    file.write(np.ascontiguousarray(stretch, little_endian).data)

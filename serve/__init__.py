@@ -1,0 +1,1 @@
+"""serve: a model repository becomes a gRPC endpoint; and its clients, score and bench."""

@@ -1,0 +1,224 @@
+"""The commands `quorem serve`, `score` and `bench`: their arguments and help. Importing them costs nothing."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+N = TypeVar("N", int, float)
+
+SERVE = """\
+Host the models of a repository over gRPC: quorem.v1.Scorer, the Open Inference Protocol
+(inference.GRPCInferenceService, as Triton's clients speak it) and grpc.health.v1.
+
+MODELS is the directory that `quorem export RUN --to MODELS/NAME` fills. The latest valid
+version of every model is served, by one process per core that share one port and one copy
+of the tables in memory. One line is printed when calls are answered."""
+
+SERVE_EXAMPLES = """\
+examples:
+  quorem serve models
+  quorem serve models --host 0.0.0.0 --port 9000 --workers 4
+  quorem serve models --port 0 --json          a free port, told as JSON
+
+SIGTERM and Ctrl-C drain: health says NOT_SERVING, new calls are refused as UNAVAILABLE,
+calls in flight get --grace seconds to finish. A worker that dies is replaced."""
+
+SCORE = """\
+Score rows by a running server.
+
+ROWS is a CSV file with a header, JSON lines (.jsonl, .ndjson: one object a row) or
+Parquet (.parquet, needs `pip install 'quorem[bench]'`). Columns are the model's features
+by name. A missing value is an empty cell of a CSV and null elsewhere; a bag of values is a
+list, or text with --bag-delimiter between the values."""
+
+SCORE_EXAMPLES = """\
+examples:
+  quorem score localhost:8500 rows.csv
+  quorem score localhost:8500 test.csv --ignore label --out scores.csv
+  quorem score localhost:8500 rows.jsonl --model ctr --version 3 --logit --json"""
+
+BENCH = """\
+Measure a running server: rate and latency percentiles at each number of rows per request
+and each number of calls in flight.
+
+The closed scenario keeps CONCURRENCY calls in flight, each on a connection of its own, and
+sends the next when the last is answered: its rate is throughput at that concurrency, and
+its latencies are those of callers that wait for their turn. Requests are built before the
+clock starts: rows drawn from the model's schema (Zipf-distributed ids, seeded), or taken
+from a file. Latencies are of answered calls; all others are counted by status."""
+
+BENCH_EXAMPLES = """\
+examples:
+  quorem bench localhost:8500
+  quorem bench localhost:8500 --concurrency 1,8,32 --rows 1,128 --duration 10 --out bench.json
+  quorem bench localhost:8500 --rows-file test.csv --ignore label --protocol infer --json
+
+The exit status is 1 if any call failed. Put the server on other cores than the bench: the
+column `client cores` says how much the bench itself used."""
+
+
+def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add `serve`, `score` and `bench` to the commands of `quorem`."""
+    _register_serve(commands)
+    _register_score(commands)
+    _register_bench(commands)
+
+
+def _register_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(commands, "serve", "a model repository becomes a gRPC endpoint", SERVE, SERVE_EXAMPLES)
+    parser.add_argument("models", metavar="MODELS", type=Path, help="the model repository")
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind; 0.0.0.0 for all (default: %(default)s)")
+    parser.add_argument(
+        "--port", metavar="N", type=_number(int, 0, 65535), default=8500, help="0: a free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_number(int, 1, 1024),
+        help="processes (default: the cores it may use; 1 on cuda)",
+    )
+    parser.add_argument(
+        "--max-rows",
+        metavar="N",
+        type=_number(int, 1, 1 << 20),
+        default=4096,
+        help="per request (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-request-mb", metavar="N", type=_number(int, 1, 2047), default=16, help="MiB (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--grace",
+        metavar="SECONDS",
+        type=_number(float, 0, 3600),
+        default=10.0,
+        help="for calls in flight when told to stop (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "auto", "cuda"), default="cpu", help="auto takes a GPU where there is one"
+    )
+    parser.add_argument("--json", action="store_true", help="print the line of readiness as JSON, and errors too")
+    parser.set_defaults(run=_serve, extra=None)
+
+
+def _register_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(commands, "score", "rows of a file become scores", SCORE, SCORE_EXAMPLES)
+    parser.add_argument("endpoint", metavar="ENDPOINT", help="host:port of a running `quorem serve`")
+    parser.add_argument("rows", metavar="ROWS", type=Path, help="a .csv, .jsonl, .ndjson or .parquet file")
+    parser.add_argument("--model", metavar="NAME", default="", help="needed where several models are served")
+    selector = parser.add_mutually_exclusive_group()
+    selector.add_argument("--version", metavar="N", type=_number(int, 1, 2**63 - 1), help="default: the latest")
+    selector.add_argument("--label", metavar="LABEL", help="a version by the name that the repository gives it")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="write a .csv or .jsonl file instead of printing")
+    parser.add_argument("--logit", action="store_true", help="logits instead of probabilities")
+    parser.add_argument(
+        "--batch", metavar="N", type=_number(int, 1, 1 << 20), default=512, help="rows per call (default: %(default)s)"
+    )
+    _add_file_options(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object, and errors as JSON too")
+    parser.set_defaults(run=_score, extra=None)
+
+
+def _register_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = _add(commands, "bench", "rate and latency of an endpoint", BENCH, BENCH_EXAMPLES)
+    parser.add_argument("endpoint", metavar="ENDPOINT", help="host:port of a running `quorem serve`")
+    parser.add_argument("--model", metavar="NAME", default="", help="needed where several models are served")
+    parser.add_argument("--scenario", choices=("closed",), default="closed", help="how calls are timed")
+    parser.add_argument(
+        "--concurrency", metavar="N,N", type=_numbers(1, 4096), default=[1, 8, 32], help="in flight (default: 1,8,32)"
+    )
+    parser.add_argument(
+        "--rows", metavar="N,N", type=_numbers(1, 1 << 20), default=[1, 32, 128], help="per call (default: 1,32,128)"
+    )
+    parser.add_argument(
+        "--duration", metavar="SECONDS", type=_number(float, 0.1, 86400), default=5.0, help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--warmup", metavar="SECONDS", type=_number(float, 0, 3600), default=1.0, help="untimed (default: %(default)s)"
+    )
+    parser.add_argument("--rows-file", metavar="FILE", type=Path, help="take rows from a file, as `quorem score` does")
+    _add_file_options(parser)
+    parser.add_argument("--protocol", choices=("score", "infer"), default="score", help="Scorer/Score or ModelInfer")
+    parser.add_argument(
+        "--processes", metavar="N", type=_number(int, 1, 1024), help="client processes (default: half the cores)"
+    )
+    parser.add_argument("--seed", metavar="N", type=_number(int, 0, 2**63 - 1), default=1, help="of the drawn rows")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="write the result as JSON")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, and errors too")
+    parser.set_defaults(run=_bench, extra="bench")
+
+
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, line: str, text: str, examples: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=line,
+        description=text,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_file_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ignore",
+        metavar="COLUMN",
+        action="append",
+        default=[],
+        help="a column of the file that is no feature, such as the label (repeatable)",
+    )
+    parser.add_argument(
+        "--bag-delimiter",
+        metavar="TEXT",
+        type=_text,
+        default=" ",
+        help="between the values of a bag that is written as text, as in the recipe (default: a space)",
+    )
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
+
+
+def _number(kind: Callable[[str], N], low: N, high: N) -> Callable[[str], N]:
+    """A parser of one number in [low, high]."""
+
+    def number(text: str) -> N:
+        value = kind(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not in [{low}, {high}]")
+        return value
+
+    return number
+
+
+def _numbers(low: int, high: int) -> Callable[[str], list[int]]:
+    """A parser of numbers with commas between them."""
+    one = _number(int, low, high)
+
+    def numbers(text: str) -> list[int]:
+        return [one(part) for part in text.split(",")]
+
+    return numbers
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from .run import main
+
+    return main(args)
+
+
+def _score(args: argparse.Namespace) -> int:
+    from .score import main
+
+    return main(args)
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from .bench import main
+
+    return main(args)

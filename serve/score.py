@@ -1,0 +1,80 @@
+"""Score: what the command `quorem score` does: rows of a file go to a server, scores are printed or written."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..protos.encode import Float32s
+from ..protos.errors import DataError, InputError
+from ..protos.manifest import write_atomically
+from .client import Client, Description
+from .rows import read
+
+FORMATS = (".csv", ".jsonl")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Score the rows of a file; the exit status.
+
+    Raises:
+        QuoremError: a file, a row or a server that will not do; nothing is written then.
+    """
+    out: Path | None = args.out
+    if out is not None and out.suffix not in FORMATS:
+        raise DataError(
+            f"scores are written as one of {list(FORMATS)}",
+            found=repr(out.suffix),
+            where=f"--out {out}",
+            remedy="Name such a file",
+        )
+    with Client(args.endpoint) as client:
+        served = client.describe(args.model, version=args.version, label=args.label)
+        batches = _scores(client, served, args)
+        if out is None and not args.json:
+            row = 0
+            for scores in batches:
+                print("\n".join(f"{row + position}\t{score}" for position, score in enumerate(map(str, scores))))
+                row += len(scores)
+            return 0
+        scores = np.concatenate([np.empty(0, np.float32), *batches])
+    if out is not None:
+        write_atomically(out, _text(scores, out.suffix).encode())
+    if args.json:
+        facts = {"model": served.model, "version": served.version, "rows": len(scores)}
+        facts |= {"output": "logit" if args.logit else "probability"}
+        print(
+            json.dumps(
+                facts | ({"out": str(out)} if out is not None else {"scores": [float(str(score)) for score in scores]})
+            )
+        )
+    else:
+        print(f"{len(scores)} rows scored by {served.model}/{served.version}, written to {out}")
+    return 0
+
+
+def _scores(client: Client, served: Description, args: argparse.Namespace) -> Iterator[Float32s]:
+    """(batch,) float32 each, in the order of the rows."""
+    batch_rows = min(args.batch, served.limits.max_rows)
+    for batch in read(args.rows, served.schema, batch_rows, ignored=args.ignore, delimiter=args.bag_delimiter):
+        try:
+            yield client.score(
+                served.model,
+                batch.columns,
+                batch.rows,
+                version=served.version,
+                logit=args.logit,
+                schema_fingerprint=served.fingerprint,
+            ).scores
+        except InputError as error:
+            where = f"{args.rows}, rows {batch.first} to {batch.first + batch.rows - 1} (from 0)"
+            raise type(error)(error.rule, found=error.found, where=where, remedy=error.remedy) from None
+
+
+def _text(scores: Float32s, suffix: str) -> str:
+    """Every score with the fewest digits that read back as the same float32."""
+    if suffix == ".csv":
+        return "row,score\n" + "".join(f"{row},{score}\n" for row, score in enumerate(map(str, scores)))
+    return "".join(f'{{"row": {row}, "score": {score}}}\n' for row, score in enumerate(map(str, scores)))

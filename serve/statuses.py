@@ -1,0 +1,57 @@
+"""Statuses: the one table between quorem's errors and gRPC's status codes, read in both directions."""
+
+import enum
+
+from ..protos.errors import InputError, NotFound, QuoremError, TooLarge, Unavailable, Unimplemented, WrongSchema
+
+MESSAGE_BYTES = 1024  # a status travels in a header; clients refuse headers above 8 KiB
+
+
+class Status(enum.IntEnum):
+    """gRPC's status codes."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+STATUS_OF: dict[type[QuoremError], Status] = {
+    InputError: Status.INVALID_ARGUMENT,
+    NotFound: Status.NOT_FOUND,
+    WrongSchema: Status.FAILED_PRECONDITION,
+    Unimplemented: Status.UNIMPLEMENTED,
+    Unavailable: Status.UNAVAILABLE,
+}
+
+ERROR_OF: dict[Status, type[QuoremError]] = {status: error for error, status in STATUS_OF.items()} | {
+    Status.RESOURCE_EXHAUSTED: TooLarge,
+    Status.DEADLINE_EXCEEDED: Unavailable,
+    Status.CANCELLED: Unavailable,
+}
+
+
+def status_of(error: BaseException) -> Status:
+    """The status of an error: its class's, or that of the nearest class above it; INTERNAL for all others."""
+    for kind in type(error).__mro__:
+        if (status := STATUS_OF.get(kind)) is not None:
+            return status
+    return Status.INTERNAL
+
+
+def message_of(error: QuoremError) -> str:
+    """The error's text, cut to what a header may hold."""
+    return str(error).encode(errors="replace")[:MESSAGE_BYTES].decode(errors="ignore")

@@ -1,0 +1,37 @@
+"""What every test shares: hypothesis draws the same examples in every run, and a slow machine fails none."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from served import Rows, Served
+
+settings.register_profile("quorem", derandomize=True, deadline=None, database=None)
+settings.load_profile("quorem")
+
+
+@pytest.fixture(scope="session")
+def served_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory that holds the model repository `models` of the serving tests."""
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="session")
+def golden(served_root: Path) -> "Rows":
+    """The golden rows of the model in that repository."""
+    from served import make_repository
+
+    return make_repository(served_root)
+
+
+@pytest.fixture(scope="session")
+def server(served_root: Path, golden: "Rows") -> "Iterator[Served]":
+    """A server on that repository, shared by all tests that leave it as it is."""
+    from served import serving
+
+    with serving(served_root / "models", served_root / "log", "--workers", "2", "--max-rows", "128") as running:
+        yield running

@@ -1,0 +1,179 @@
+"""Ids and rows in the graph: integers, exact wherever they stand in int64."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import oracle
+import pytest
+import runs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from quorem.export.graph import Graph, value_info
+from quorem.export.ids import encode
+from quorem.export.rows import rows_graph
+from quorem.export.tables import write
+from quorem.export.tensors import open_tensors
+from quorem.protos import manifest_pb2 as pb
+from quorem.protos import packing, plan, schema
+from safetensors.numpy import save_file
+
+LANDMARKS = [2**24 - 1, 2**24, 2**24 + 1, 2**31 - 1, 2**31, 2**31 + 1, 2**33 - 1, 2**33, 2**33 + 1, 2**62 - 1, 2**62]
+
+
+def run(model: onnx.ModelProto | Path, inputs: Mapping[str, runs.Array]) -> dict[str, runs.Array]:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def rows_in_graph(fields: Sequence[pb.Field], ids: runs.Array) -> list[list[list[int]]]:
+    """Rows of each field's tables: field -> id -> table."""
+    outputs = run(rows_graph(fields), {"ids": ids})
+    found = [[list[int]() for _ in ids] for _ in fields]
+    for g, group in enumerate(packing.groups(fields)):
+        for j in range(group.depth):
+            for column, position in enumerate(group.fields):
+                rows = outputs[f"rows.{g}.{j}"][:, column].tolist()
+                if j < len(fields[position].tables):
+                    for each, row in zip(found[position], rows, strict=True):
+                        each.append(row)
+                else:
+                    assert set(rows) <= {0}, "a field without a table takes the neutral row"
+    return found
+
+
+def field(name: str, n: int, tables: list[tuple[int, int]], combine: pb.Combine = pb.MULT) -> pb.Field:
+    return plan.build_field(name, n, tables, scheme=pb.HASHED, combine=combine, dim=4)
+
+
+def expect_exact_rows(fields: Sequence[pb.Field], drawn: Sequence[int]) -> None:
+    ids = np.array([[each % one.cardinality for one in fields] for each in drawn], np.int64)
+    expected = [[oracle.rows(one, each) for each in ids[:, f].tolist()] for f, one in enumerate(fields)]
+    assert rows_in_graph(fields, ids) == expected
+
+
+@pytest.mark.parametrize("n", [2**24 + 2, 2**31 + 2, 2**33 + 2, 2**62 + 1, 2**63 - 1])
+@pytest.mark.parametrize("combine", [pb.MULT, pb.ADD, pb.CONCAT])
+def test_rows_are_exact_at_the_landmarks(n: int, combine: pb.Combine) -> None:
+    root = int(n**0.5) + 1
+    fields = [
+        field("qr", n, plan.quotient_remainder(n, root), combine),
+        field("few_quotients", n, plan.quotient_remainder(n, -(-n // 3)), combine),
+        field("radix", n, [(1, 2**21), (2**21, 2**21), (2**42, -(-n // 2**42))] if n > 2**42 else [(1, n)], combine),
+        field("remainders", n, [(1, 2**20), (1, 2**20 - 1), (1, 2**20 - 3)], combine),
+        field("hash", n, plan.hashed(n, 1000)),
+        field("nearly_full", n, plan.hashed(n, n - 1)),
+        field("full", n, plan.full(n)),
+    ]
+    drawn = [each for landmark in [*LANDMARKS, n - 1] for each in (landmark - 1, landmark, landmark + 1)]
+    for one in fields:
+        expect_exact_rows([one], drawn)
+    expect_exact_rows(packing.pack(fields), drawn)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> list[pb.Field]:
+    fields = list[pb.Field]()
+    for k in range(draw(st.integers(1, 4))):
+        n = draw(st.integers(1, 200) | st.integers(2**24, 2**63 - 1))
+        rows = draw(st.integers(1, min(n, 2**32)))
+        combine = draw(st.sampled_from([pb.MULT, pb.ADD, pb.CONCAT]))
+        shape = draw(st.sampled_from(["full", "hash", "qr", "radix", "remainders"]))
+        tables = {
+            "full": plan.full(n),
+            "hash": plan.hashed(n, rows),
+            "qr": plan.quotient_remainder(n, rows),
+            "radix": [(1, rows), (rows, min(7, n)), (rows * min(7, n), -(-n // (rows * min(7, n))))],
+            "remainders": [(1, rows), (1, max(rows - 1, 1))],
+        }[shape]
+        fields.append(field(f"f{k}", n, tables, combine))
+    return packing.pack(fields)
+
+
+@settings(max_examples=60, deadline=None)
+@given(plans(), st.lists(st.integers(0, 2**63 - 1) | st.sampled_from(LANDMARKS), min_size=1, max_size=8))
+def test_rows_of_any_plan_are_the_oracles(fields: list[pb.Field], drawn: list[int]) -> None:
+    expect_exact_rows(fields, drawn)
+
+
+def ids_in_graph(directory: Path, manifest: pb.Manifest, weights: dict[str, runs.Array], rows: int) -> None:
+    """Compare the ids of a schema's features, as the graph finds them, with the oracle's."""
+    ids, dense = runs.rows(manifest, weights, np.random.default_rng(1), rows)
+    dense[:3] = np.array([np.inf, -np.inf, -0.0], np.float32)[:, None]
+    directory.mkdir(exist_ok=True)
+    save_file(weights, directory / "weights.safetensors")
+    graph, places = Graph(), schema.layout(manifest.schema)
+    found = encode(graph, manifest.schema, manifest.plan.fields)
+    inputs = {"ids": ids, "dense": dense}
+    inputs = {name: array for name, array in inputs.items() if array.shape[1]}
+    shapes = [value_info(name, array.dtype.name, array.shape[1]) for name, array in inputs.items()]
+    model = graph.model(shapes, [value_info(found.tensor, "int64", found.width)])
+    with open_tensors(directory / "weights.safetensors") as tensors:
+        write(directory / "tables.bin", graph.packed, tensors)
+    (directory / "model.onnx").write_bytes(model.SerializeToString())
+    result = run(directory / "model.onnx", inputs)[found.tensor]
+    for name, expected in oracle.ids(manifest, weights, ids, dense).items():
+        first, count = found.columns[name]
+        assert count == (places.slots[name][1] if name in places.slots else 1)
+        assert result[:, first : first + count].tolist() == expected, name
+
+
+def encoded(features: list[pb.Feature]) -> pb.Manifest:
+    fields = [runs.field(feature, "hash", pb.ALONE, 2, 3) for feature in features]
+    return runs.model(features, fields, "wide")
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 1000, 2**31, 2**62, 2**63 - 2])
+def test_id_ranges(tmp_path: Path, size: int) -> None:
+    features = [runs.categorical("a", "id", size), runs.categorical("b", "id", 5), runs.categorical("c", "id", size)]
+    ids_in_graph(tmp_path, encoded(features), {"x": np.zeros(1)}, 200)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
+@pytest.mark.parametrize("buckets", [1, 1000, 2**62, 2**63 - 1])
+def test_hashes(tmp_path: Path, buckets: int, seed: int) -> None:
+    features = [runs.categorical("a", "hash", buckets, seed=seed), runs.categorical("b", "hash", 77)]
+    ids_in_graph(tmp_path, encoded(features), {"x": np.zeros(1)}, 200)
+
+
+@pytest.mark.parametrize("sizes", [[0], [1], [2], [0, 3, 0], [1, 64, 2, 33], [1000, 63]])
+def test_vocabularies(tmp_path: Path, sizes: list[int]) -> None:
+    features = [runs.categorical(f"v{k}", "vocabulary", size) for k, size in enumerate(sizes)]
+    manifest = encoded(features)
+    ids_in_graph(tmp_path, manifest, runs.weights(manifest, np.random.default_rng(0)), 300)
+
+
+def test_every_value_of_a_vocabulary_is_found_and_no_other(tmp_path: Path) -> None:
+    feature = runs.categorical("v", "vocabulary", len(runs.EXTREMES))
+    manifest = encoded([feature])
+    weights = runs.weights(manifest, np.random.default_rng(0))
+    weights["vocabulary.v.values"] = runs.EXTREMES  # the least and the greatest int64 are values like any other
+    ids_in_graph(tmp_path, manifest, weights, 300)
+
+
+@pytest.mark.parametrize("sizes", [[0], [1], [1, 9, 4]])
+def test_buckets(tmp_path: Path, sizes: list[int]) -> None:
+    features = [runs.categorical(f"b{k}", "bucket", size) for k, size in enumerate(sizes)]
+    features[-1].bucket.boundaries.append(np.inf)
+    ids_in_graph(tmp_path, encoded(features), {"x": np.zeros(1)}, 200)
+
+
+def test_all_encodings_side_by_side(tmp_path: Path) -> None:
+    features = [
+        runs.categorical("h", "hash", 50),
+        runs.categorical("bucket", "bucket", 4),
+        runs.categorical("bag", "vocabulary", 20, bag=5),
+        runs.categorical("id", "id", 9, bag=2, mean=True),
+        runs.number("x"),
+        runs.categorical("v", "vocabulary", 30),
+        runs.categorical("h2", "hash", 60, bag=3, seed=9),
+    ]
+    fields = [runs.field(one, "hash", pb.ALONE, 1 + k % 3, 3) for k, one in enumerate(features) if one.name != "x"]
+    manifest = runs.model(features, fields, "wide")
+    ids_in_graph(tmp_path, manifest, runs.weights(manifest, np.random.default_rng(0)), 100)

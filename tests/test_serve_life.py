@@ -1,0 +1,357 @@
+"""The life of a server: ready, killed workers, draining, and everything that keeps it from starting."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from quorem.protos import manifest as manifests
+from quorem.serve.client import request_of
+from quorem.serve.grpc_transport import GrpcServer
+from quorem.serve.port import reserve
+from quorem.serve.settings import Limits
+from safetensors.numpy import load, save
+from served import ROWS, Rows, Served, alive, command, eventually, quorem, serving
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+SCORE = "/quorem.v1.Scorer/Score"
+
+
+class Load:
+    """Threads that call Score in a closed loop, each on its own connection, and count how calls end."""
+
+    def __init__(self, address: str, request: bytes, threads: int) -> None:
+        self.ends, self.at_once, self._on = Counter[str](), threads, True
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._loop, args=(address, request)) for _ in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def _loop(self, address: str, request: bytes) -> None:
+        with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
+            call = channel.unary_unary(SCORE)
+            while self._on:
+                try:
+                    call(request, timeout=20)
+                    end = "OK"
+                except grpc.RpcError as error:
+                    end = error.code().name
+                    time.sleep(0.01)
+                with self._lock:
+                    self.ends[end] += 1
+
+    def stop(self) -> Counter[str]:
+        self._on = False
+        for thread in self._threads:
+            thread.join()
+        return self.ends
+
+
+@contextmanager
+def loading(address: str, request: bytes, threads: int) -> Iterator[Load]:
+    load = Load(address, request, threads)
+    try:
+        eventually(lambda: load.ends["OK"] > 10 * threads)
+        yield load
+    finally:
+        load.stop()
+
+
+@pytest.fixture
+def models(served_root: Path, golden: Rows) -> Path:
+    """The repository of the session; nothing here writes to it."""
+    return served_root / "models"
+
+
+@pytest.fixture
+def request_bytes(golden: Rows) -> bytes:
+    return request_of(golden.columns, ROWS).SerializeToString()
+
+
+def test_one_line_says_that_calls_are_answered(server: Served):
+    assert server.facts["models"] == [{"name": "ctr", "version": 1}]
+    assert server.facts["pid"] == server.process.pid
+    assert server.workers() == sorted(server.worker_pids)
+    assert len(server.worker_pids) == 2
+
+
+def test_every_worker_has_a_core_and_maps_the_tables(server: Served):
+    cores = [os.sched_getaffinity(pid) for pid in server.worker_pids]
+    if len(os.sched_getaffinity(0)) > 1:
+        assert [len(each) for each in cores] == [1, 1]
+        assert cores[0] != cores[1]
+    for pid in server.worker_pids:
+        assert "/ctr/1/tables.bin" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def test_the_supervisor_loads_neither_grpc_nor_onnxruntime(server: Served):
+    maps = Path(f"/proc/{server.process.pid}/maps").read_text()
+    assert "cygrpc" not in maps
+    assert "onnxruntime" not in maps
+
+
+@pytest.mark.parametrize("name", ["", "quorem.v1.Scorer", "inference.GRPCInferenceService", "ctr"])
+def test_health_is_told_for_the_server_its_services_and_its_models(server: Served, name: str):
+    with grpc.insecure_channel(server.address) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        assert check(health_pb2.HealthCheckRequest(service=name), timeout=20).status == SERVING
+        with pytest.raises(grpc.RpcError) as refused:
+            check(health_pb2.HealthCheckRequest(service="other"), timeout=20)
+        assert refused.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_a_killed_worker_loses_only_its_own_calls_and_is_replaced(models: Path, request_bytes: bytes, tmp_path: Path):
+    with (
+        serving(models, tmp_path / "log", "--workers", "2") as server,
+        loading(server.address, request_bytes, 4) as load,
+    ):
+        victim, survivor = server.worker_pids
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: len(server.workers()) == 2 and not alive([victim]))
+        so_far = load.ends["OK"]
+        eventually(lambda: load.ends["OK"] > so_far + 50)
+        ends = load.stop()
+        assert set(ends) <= {"OK", "UNAVAILABLE"}
+        assert ends["UNAVAILABLE"] <= load.at_once  # each thread had at most one call in the worker
+        assert survivor in server.workers()
+        assert "worker 0 ended: signal 9" in server.log.read_text()
+        (new,) = set(server.workers()) - {survivor}
+        eventually(lambda: answers(server.address, new, request_bytes))
+        assert server.stop() == 0
+
+
+def answers(address: str, pid: int, request: bytes) -> bool:
+    """Whether a process takes a new connection of ours."""
+    with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
+        channel.unary_unary(SCORE)(request, timeout=20)
+        return established(pid, address)
+
+
+def established(pid: int, address: str) -> bool:
+    """Whether a process holds an established connection on the port."""
+    inodes = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
+    port = f":{int(address.rpartition(':')[2]):04X}"
+    lines = "".join(Path(f"/proc/{pid}/net/{kind}").read_text() for kind in ("tcp", "tcp6")).splitlines()
+    fields = [line.split() for line in lines]
+    return any(
+        each[1].endswith(port) and each[3] == "01" and f"socket:[{each[9]}]" in inodes
+        for each in fields
+        if "sl" not in each
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_under_load_ends_with_nothing_but_refusals(
+    models: Path, request_bytes: bytes, tmp_path: Path, number: signal.Signals
+):
+    with (
+        serving(models, tmp_path / "log", "--workers", "2", "--grace", "5") as server,
+        loading(server.address, request_bytes, 4) as load,
+    ):
+        assert server.stop(number) == 0
+        assert set(load.stop()) <= {"OK", "UNAVAILABLE"}
+        assert server.log.read_text() == ""
+        assert not alive(server.worker_pids[:1])
+        assert not alive(server.worker_pids[1:])
+
+
+def test_ctrl_c_in_a_terminal_reaches_everybody_and_still_drains(models: Path, request_bytes: bytes, tmp_path: Path):
+    with serving(models, tmp_path / "log", "--workers", "1", "--grace", "2") as server:
+        for pid in [*server.worker_pids, server.process.pid]:
+            os.kill(pid, signal.SIGINT)
+        assert server.process.wait(timeout=20) == 0
+        assert server.log.read_text() == ""
+
+
+def test_every_call_that_began_before_the_drain_is_answered():
+    """The transport itself, with a slow method: as many answers arrive as calls were begun."""
+    begun = Counter[int]()
+
+    def slow(request: bytes) -> bytes:
+        begun[threading.get_ident()] += 1
+        time.sleep(0.02)
+        return request
+
+    port = reserve("127.0.0.1", 0)
+    server = GrpcServer({"quorem.v1.Scorer": {"Score": slow}}, {}, Limits(), [])
+    server.start("127.0.0.1", port.number)
+    with port.holder, loading(port.address, b"x", 8) as load:
+        server.refuse_health()
+        server.drain(10)
+        ends = load.stop()
+        assert set(ends) == {"OK", "UNAVAILABLE"}
+        assert ends["OK"] == sum(begun.values())
+    server.close()
+
+
+def test_a_call_that_outlasts_the_grace_is_cut_off():
+    release = threading.Event()
+    port = reserve("127.0.0.1", 0)
+    server = GrpcServer({"quorem.v1.Scorer": {"Score": lambda request: request * release.wait(20)}}, {}, Limits(), [])
+    server.start("127.0.0.1", port.number)
+    with port.holder, grpc.insecure_channel(port.address) as channel:
+        pending = channel.unary_unary(SCORE).future(b"x", timeout=20)
+        time.sleep(0.2)
+        began = time.monotonic()
+        stopping = threading.Thread(target=server.drain, args=(0.2,))
+        stopping.start()
+        with pytest.raises(grpc.RpcError):
+            pending.result()
+        assert time.monotonic() - began < 5
+        release.set()
+        stopping.join()
+
+
+def test_an_unforeseen_error_is_internal_and_its_log_holds_no_request(caplog: pytest.LogCaptureFixture):
+    def broken(request: bytes) -> bytes:
+        raise ValueError(f"cannot read {request!r}")
+
+    port = reserve("127.0.0.1", 0)
+    server = GrpcServer({"quorem.v1.Scorer": {"Score": broken}}, {}, Limits(), [])
+    server.start("127.0.0.1", port.number)
+    with port.holder, grpc.insecure_channel(port.address) as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary(SCORE)(b"secret", timeout=20)
+        assert refused.value.code() == grpc.StatusCode.INTERNAL
+        assert "secret" not in str(refused.value)
+    server.close()
+    (record,) = caplog.records
+    assert "ValueError" in record.getMessage()
+    assert "in broken" in record.getMessage()
+    assert "secret" not in caplog.text
+
+
+def test_watchers_learn_of_the_end_and_do_not_delay_it(models: Path, tmp_path: Path):
+    with (
+        serving(models, tmp_path / "log", "--workers", "1", "--grace", "20") as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        watches = [stub.Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", "ctr") for _ in range(4)]
+        assert [next(watch).status for watch in watches] == [SERVING] * 8  # more than the server has threads
+        channel.unary_unary("/quorem.v1.Scorer/Describe")(b"", timeout=20)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert [[each.status for each in watch] for watch in watches] == [[NOT_SERVING]] * 8
+        assert server.process.wait(timeout=20) == 0
+        assert time.monotonic() - began < 10
+
+
+def test_workers_end_when_the_supervisor_is_killed(models: Path, tmp_path: Path):
+    with serving(models, tmp_path / "log", "--workers", "2", "--grace", "1") as server:
+        assert server.stop(signal.SIGKILL) == -signal.SIGKILL
+        eventually(lambda: not alive(server.worker_pids[:1]) and not alive(server.worker_pids[1:]))
+
+
+def test_a_server_whose_workers_die_again_and_again_gives_up(models: Path, tmp_path: Path):
+    shutil.copytree(models, tmp_path / "models")
+    with serving(tmp_path / "models", tmp_path / "log", "--workers", "1") as server:
+        shutil.rmtree(tmp_path / "models" / "ctr" / "1")
+        os.kill(server.worker_pids[0], signal.SIGKILL)
+        assert server.process.wait(timeout=40) == 1
+        said = server.log.read_text()
+        assert "died 5 times before it could serve" in said
+        assert "a run directory and a bundle hold manifest.json" in said
+
+
+def refused(*arguments: str | Path) -> str:
+    """What a server that does not start says."""
+    done = quorem("serve", *arguments, "--port", "0", status=2)
+    assert done.stdout == ""
+    return done.stderr
+
+
+def test_an_empty_repository_is_refused(tmp_path: Path):
+    assert "a model repository is a directory" in refused(tmp_path / "none")
+    assert "at least one model that can be served" in refused(tmp_path)
+    (tmp_path / "ctr" / "1").mkdir(parents=True)
+    assert "ctr/1: " in refused(tmp_path)
+    assert "hold manifest.json" in refused(tmp_path)
+
+
+def test_a_broken_version_is_passed_over_and_named(models: Path, tmp_path: Path):
+    shutil.copytree(models, tmp_path / "models")
+    versions = tmp_path / "models" / "ctr"
+    for name in ("2", "10", ".3.tmp", "new", "007"):
+        shutil.copytree(versions / "1", versions / name)
+    data = bytearray((versions / "10" / "tables.bin").read_bytes())
+    data[0] ^= 1
+    (versions / "10" / "tables.bin").write_bytes(data)
+    with serving(tmp_path / "models", tmp_path / "log", "--workers", "1") as server:
+        assert server.facts["models"] == [{"name": "ctr", "version": 2}]
+        assert "ctr/10 is not served: " in server.log.read_text()
+        assert "a file has the digest its manifest says" in server.log.read_text()
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "golden.safetensors", "tables.bin"])
+def test_files_that_are_not_what_the_manifest_says_are_refused(models: Path, tmp_path: Path, file: str):
+    shutil.copytree(models, tmp_path / "models")
+    (tmp_path / "models" / "ctr" / "1" / file).unlink()
+    assert "every file that a manifest names is there" in refused(tmp_path / "models")
+
+
+def shifted(data: bytes) -> bytes:
+    """Golden rows whose logits are another model's."""
+    golden = load(data)
+    return save(golden | {"logit": golden["logit"] + np.float32(1e-3)})
+
+
+@pytest.mark.parametrize(
+    ("file", "edit", "reason"),
+    [
+        ("model.onnx", lambda _: b"not a graph", "ONNX Runtime opens a bundle's graph"),
+        ("golden.safetensors", lambda _: b"not tensors", "golden.safetensors is a safetensors file"),
+        ("golden.safetensors", shifted, "gives its golden rows' logits"),
+    ],
+)
+def test_a_bundle_that_does_not_open_or_gives_other_scores_is_refused(
+    models: Path, tmp_path: Path, file: str, edit: Callable[[bytes], bytes], reason: str
+):
+    shutil.copytree(models, tmp_path / "models")
+    version = tmp_path / "models" / "ctr" / "1"
+    (version / file).write_bytes(edit((version / file).read_bytes()))
+    manifest = manifests.read(models / "ctr" / "1")
+    names = [each.name for each in manifest.files]
+    del manifest.files[:]
+    manifest.files.extend(manifests.describe_files(version, names))
+    manifests.write(version, manifest)
+    assert reason in refused(tmp_path / "models", "--workers", "1")
+
+
+def test_a_taken_port_is_refused(server: Served, models: Path):
+    port = server.address.rpartition(":")[2]
+    done = quorem("serve", models, "--port", port, status=2)
+    assert f"127.0.0.1:{port}: a server binds an address of this machine that nobody else serves" in done.stderr
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        done = quorem("serve", models, "--port", str(other.getsockname()[1]), status=2)
+        assert "Address already in use" in done.stderr
+
+
+def test_a_device_that_is_not_there_is_refused(models: Path):
+    if Path("/proc/driver/nvidia/gpus").is_dir():
+        pytest.skip("this machine has a GPU")
+    assert "--device cuda needs a GPU" in refused(models, "--device", "cuda")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--port", "70000"), ("--workers", "0"), ("--max-rows", "x"), ("--grace", "nan"), ("--device", "tpu")]
+)
+def test_a_bad_option_is_refused(models: Path, arguments: Sequence[str]):
+    done = subprocess.run(command("serve", models, *arguments), capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 2
+    assert arguments[0] in done.stderr
