@@ -3,7 +3,7 @@
 Legend: B rows of a request; W width of a value [B, W]; V vectors of width D in a value [B, V, D].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 Array = npt.NDArray[Any]
+Read = Callable[[str], Array]  # a tensor of the run's weights, by name
 
 # The lowest opset that has BitwiseXor, and the format of its day: what every runtime since early 2023 reads.
 OPSET, IR_VERSION = 18, 8

@@ -12,7 +12,7 @@ from onnx import TensorProto
 from ..protos import manifest_pb2 as pb
 from ..protos.ids import FMIX_FIRST, FMIX_SECOND
 from ..protos.schema import Layout, layout
-from .graph import Array, Graph
+from .graph import Array, Graph, Read
 
 IDS, DENSE = "ids", "dense"
 
@@ -36,7 +36,7 @@ class _Column:
     position: int  # in `ids`, or in `dense` for a bucket
 
 
-def encode(graph: Graph, schema: pb.Schema, fields: Sequence[pb.Field]) -> Ids:
+def encode(graph: Graph, schema: pb.Schema, fields: Sequence[pb.Field], read: Read) -> Ids:
     """Ids of all fields, in the order of the plan, so that the lookups need not permute them.
 
     Features of one encoding are encoded together: the number of nodes does not grow with that of the features.
@@ -51,7 +51,13 @@ def encode(graph: Graph, schema: pb.Schema, fields: Sequence[pb.Field]) -> Ids:
     by_kind = dict[str, list[int]]()
     for place, column in enumerate(columns):
         by_kind.setdefault(str(column.feature.WhichOneof("encoding")), []).append(place)
-    encoded = [_ENCODINGS[kind](graph, [columns[place] for place in each], places) for kind, each in by_kind.items()]
+    encoded = list[str]()
+    for kind, each in by_kind.items():
+        alike = [columns[place] for place in each]
+        if kind == "vocabulary":
+            encoded.append(_vocabulary(graph, alike, places, read))
+        else:
+            encoded.append(_ENCODINGS[kind](graph, alike, places))
     joined = graph.concat("ids/joined", encoded)
     found = [place for each in by_kind.values() for place in each]
     order = [found.index(place) for place in range(len(columns))]
@@ -90,7 +96,7 @@ def _hash(graph: Graph, columns: Sequence[_Column], places: Layout) -> str:
     return graph.node("hash/ids", "Cast", graph.node("hash/modulo", "Mod", mixed, buckets), to=TensorProto.INT64)
 
 
-def _vocabulary(graph: Graph, columns: Sequence[_Column], places: Layout) -> str:
+def _vocabulary(graph: Graph, columns: Sequence[_Column], places: Layout, read: Read) -> str:
     """Binary search without branches, all columns in step, over the sorted values of all vocabularies laid end to end.
 
     A column's window [position, position + left) holds the last value <= raw, if there is one. Each step looks at the
@@ -98,10 +104,12 @@ def _vocabulary(graph: Graph, columns: Sequence[_Column], places: Layout) -> str
     whose id is 0, the id of values that are not found.
     """
     raw = _raw(graph, "vocabulary", columns, places)
-    starts, values, numbers, rows = dict[str, int](), list[str | Array](), list[str | Array](), 0
+    starts, middles = dict[str, int](), dict[str, int]()
+    values, numbers, rows = list[str | Array](), list[str | Array](), 0
     for feature in {column.feature.name: column.feature for column in columns}.values():
         size, name = feature.vocabulary.size, f"vocabulary.{feature.name}"
         starts[feature.name] = rows
+        middles[feature.name] = int(read(f"{name}.values")[size // 2]) if size else 0
         values.append(f"{name}.values" if size else np.zeros(1, np.int64))
         numbers.append(f"{name}.ids" if size else np.zeros(1, np.int32))
         rows += max(size, 1)
@@ -111,9 +119,14 @@ def _vocabulary(graph: Graph, columns: Sequence[_Column], places: Layout) -> str
     left = np.array([max(column.feature.vocabulary.size, 1) for column in columns], np.int64)
     position, step = graph.constant("vocabulary/firsts", firsts), 0
     while left.max() > 1:
-        half = graph.constant(f"vocabulary/half.{step}", left // 2)
-        middle = graph.node(f"vocabulary/middle.{step}", "Add", position, half)
-        value = graph.node(f"vocabulary/value.{step}", "Gather", sorted_values, middle)
+        if step:
+            half = graph.constant(f"vocabulary/half.{step}", left // 2)
+            middle = graph.node(f"vocabulary/middle.{step}", "Add", position, half)
+            value = graph.node(f"vocabulary/value.{step}", "Gather", sorted_values, middle)
+        else:  # known now; a runtime that gathers constants when it opens the model would read all values for it
+            middle = graph.constant("vocabulary/middle.0", firsts + left // 2)
+            first_values = np.array([middles[column.feature.name] for column in columns], np.int64)
+            value = graph.constant("vocabulary/value.0", first_values)
         reached = graph.node(f"vocabulary/reached.{step}", "LessOrEqual", value, raw)
         position = graph.node(f"vocabulary/position.{step}", "Where", reached, middle, position)
         left, step = left - left // 2, step + 1
@@ -142,6 +155,5 @@ def _bucket(graph: Graph, columns: Sequence[_Column], places: Layout) -> str:
 _ENCODINGS: dict[str, Callable[[Graph, Sequence[_Column], Layout], str]] = {
     "id": _id_range,
     "hash": _hash,
-    "vocabulary": _vocabulary,
     "bucket": _bucket,
 }

@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ..protos import manifest_pb2 as pb
-from .graph import Array, Graph, Value
-
-Read = Callable[[str], Array]
+from .graph import Array, Graph, Read, Value
 
 
 def build(graph: Graph, net: pb.Net, inputs: Mapping[str, Value], read: Read) -> Value:

@@ -18,7 +18,7 @@ from ..protos.nets import EMBEDDINGS, FIRST_ORDER
 from ..protos.schema import layout
 from . import layers
 from .dense import transform
-from .graph import Graph, Packed, Value, value_info
+from .graph import Graph, Packed, Read, Value, value_info
 from .ids import DENSE, IDS, encode
 from .lookup import look_up
 
@@ -33,8 +33,8 @@ class Model:
     packed: tuple[Packed, ...]
 
 
-def build(manifest: pb.Manifest, read: layers.Read) -> Model:
-    """Build the graph of a checked manifest; `read` gives a layer's weight by name.
+def build(manifest: pb.Manifest, read: Read) -> Model:
+    """Build the graph of a checked manifest; `read` gives a tensor of its weights.
 
     An input of the net that no layer reads costs nothing.
     """
@@ -42,7 +42,7 @@ def build(manifest: pb.Manifest, read: layers.Read) -> Model:
     wanted = {name for layer in manifest.net.layers for name in layer.inputs}
     values = dict[str, Value]()
     if wanted & {EMBEDDINGS, FIRST_ORDER}:
-        ids = encode(graph, schema, manifest.plan.fields)
+        ids = encode(graph, schema, manifest.plan.fields, read)
         if EMBEDDINGS in wanted:
             values[EMBEDDINGS] = look_up(graph, "embedding", schema, manifest.plan.fields, ids)
         if FIRST_ORDER in wanted:

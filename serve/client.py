@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from ..protos import manifest_pb2, scoring_pb2_grpc
 from ..protos import scoring_pb2 as pb
 from ..protos.encode import Column, Float32s
-from ..protos.errors import InputError, Malformed, QuoremError, Unavailable
+from ..protos.errors import Malformed, QuoremError, Unavailable, WrongType
 from ..protos.ids import Int64s
 from . import columns as wire
 from .settings import Limits
@@ -178,6 +178,6 @@ def _ids(ids: Int64s | Sequence[bytes] | None) -> pb.CandidateIds | None:
         return None
     if isinstance(ids, np.ndarray):
         if ids.dtype.kind != "i":
-            raise InputError("candidate ids are integers or strings", found=str(ids.dtype), where="candidate_ids")
+            raise WrongType("candidate ids are integers or strings", found=str(ids.dtype), where="candidate_ids")
         return pb.CandidateIds(int64s=ids.astype(wire.INT64).tobytes())
     return pb.CandidateIds(strings=wire.join(ids))

@@ -102,6 +102,22 @@ def test_rows_of_any_plan_are_the_oracles(fields: list[pb.Field], drawn: list[in
     expect_exact_rows(fields, drawn)
 
 
+@pytest.mark.parametrize("n", [1, 2, 99, 100, 101, 105, 110, 111])
+def test_every_id_of_small_fields_finds_its_rows(n: int) -> None:
+    ten = min(n, 10)
+    shapes = {
+        "radix": [(1, ten), (ten, ten), (ten * ten, -(-n // ten**2))],
+        "qr": plan.quotient_remainder(n, ten),
+        "remainders": [(1, ten), (1, min(n, 11)), (1, min(n, 7))],
+        "hash": plan.hashed(n, ten),
+        "full": plan.full(n),
+    }
+    fields = [field(name, n, tables) for name, tables in shapes.items()]
+    for one in fields:
+        expect_exact_rows([one], range(n))
+    expect_exact_rows(packing.pack(fields), range(n))
+
+
 def ids_in_graph(directory: Path, manifest: pb.Manifest, weights: dict[str, runs.Array], rows: int) -> None:
     """Compare the ids of a schema's features, as the graph finds them, with the oracle's."""
     ids, dense = runs.rows(manifest, weights, np.random.default_rng(1), rows)
@@ -109,7 +125,7 @@ def ids_in_graph(directory: Path, manifest: pb.Manifest, weights: dict[str, runs
     directory.mkdir(exist_ok=True)
     save_file(weights, directory / "weights.safetensors")
     graph, places = Graph(), schema.layout(manifest.schema)
-    found = encode(graph, manifest.schema, manifest.plan.fields)
+    found = encode(graph, manifest.schema, manifest.plan.fields, weights.__getitem__)
     inputs = {"ids": ids, "dense": dense}
     inputs = {name: array for name, array in inputs.items() if array.shape[1]}
     shapes = [value_info(name, array.dtype.name, array.shape[1]) for name, array in inputs.items()]

@@ -24,7 +24,8 @@ from .optimizer import make_optimizer
 from .recipe import TrainConfig
 
 EVALUATION_BATCH = 8192
-GLANCE = 16  # steps between two looks at the loss; a look waits for the device
+LOOKS = 20  # at the loss in an epoch: few, since each waits for the device,
+LONGEST_BLIND = 64  # but one in so many steps at least
 
 
 class Interrupted(Exception):
@@ -72,6 +73,7 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
     if place.resume:
         progress, best = load_checkpoint(place.directory, model, optimizer, place.recipe)
     batches = -(-len(train) // config.batch)
+    glance = min(LONGEST_BLIND, -(-batches // LOOKS))
     with _stop_signals() as stopping:
         while progress.epoch < config.epochs and progress.stale < config.patience:
             watcher.epoch(progress.epoch + 1, batches, progress.batch)
@@ -91,7 +93,7 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
                 optimizer.step()
                 total += loss.detach()
                 seen, progress.batch = seen + 1, number + 1
-                if seen == GLANCE or progress.batch == batches or stopping():
+                if seen == glance or progress.batch == batches or stopping():
                     mean = total.item() / seen
                     watcher.step(seen, min(seen * config.batch, len(train)), mean)
                     seen, total = 0, torch.zeros_like(total)

@@ -1,6 +1,7 @@
 """The progress of a run: a bar with loss, AUC, rows/s and time left; a line per epoch; metrics.jsonl."""
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Self
@@ -27,7 +28,7 @@ class Display:
             TimeRemainingColumn(),
         )
         self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.task = self.bar.add_task("epoch", total=None, loss=float("nan"), auc=float("nan"), rate=0.0)
+        self.task = self.bar.add_task("epoch", total=None, told="")
 
     def __enter__(self) -> Self:
         """Start drawing."""
@@ -47,7 +48,8 @@ class Display:
         """So many batches and rows more are done."""
         self.rows += rows
         self.rate = self.rows / max(time.perf_counter() - self.since, 1e-9)
-        self.bar.update(self.task, advance=batches, loss=loss, auc=self.best_auc, rate=self.rate)
+        best = "" if math.isnan(self.best_auc) else f"best AUC {self.best_auc:.5f}  "
+        self.bar.update(self.task, advance=batches, told=f"loss {loss:.4f}  {best}{self.rate:,.0f} rows/s")
 
     def validated(self, epoch: int, loss: float, metrics: dict[str, float], lr: float, best: bool) -> None:
         """An epoch ended with these metrics on the validation rows."""
