@@ -58,6 +58,7 @@ def test_a_bundle_holds_what_it_says(run: Path, tmp_path: Path) -> None:
     assert bundle == tmp_path / "models" / "ctr" / "1"
     assert names(bundle) == FILES
     assert names(bundle.parent) == ["1", "config.pbtxt"]
+    assert len({path.stat().st_mode for path in bundle.iterdir()}) == 1, "whoever reads one file reads all"
     manifest, trained = manifests.read(bundle), manifests.read(run)
     assert (manifest.schema, manifest.plan, manifest.net) == (trained.schema, trained.plan, trained.net)
     assert [file.name for file in manifest.files] == ["model.onnx", "tables.bin", "golden.safetensors"]

@@ -269,3 +269,11 @@ def test_a_killed_run_leaves_no_half_written_file(recipe: Path, tmp_path: Path) 
     quorem("train", recipe, "--out", out, "--quiet", "--resume")
     manifests.read(out)
     shutil.rmtree(out)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(recipe: Path, tmp_path: Path) -> None:
+    settings = ("--set", "train.lr=1e30", "--set", "model.batchnorm=false", "--set", "data.rows=1000")
+    told = quorem("train", recipe, "--out", tmp_path / "run", "--quiet", *settings, check=2).stderr
+    assert "finite" in told
+    assert "epoch" in told
+    assert not (tmp_path / "run" / "manifest.json").exists()

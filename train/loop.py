@@ -40,7 +40,7 @@ class Watcher(Protocol):
         ...
 
     def step(self, batches: int, rows: int, loss: float) -> None:
-        """So many batches and rows more are done; mean loss of the last look."""
+        """So many batches and rows more are done; mean loss of the epoch so far."""
         ...
 
     def validated(self, epoch: int, loss: float, metrics: dict[str, float], lr: float, best: bool) -> None:
@@ -82,7 +82,8 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
             )
             order = order.to(train.labels.device)
             model.train()
-            seen, mean, total = 0, float("nan"), torch.zeros((), device=train.labels.device)
+            begun, looked, mean = progress.batch, progress.batch, float("nan")
+            total = torch.zeros((), device=train.labels.device)
             for number in range(progress.batch, batches):
                 chosen = order[number * config.batch : (number + 1) * config.batch]
                 logits, norm = model(train.ids[chosen], train.numbers[chosen])
@@ -92,11 +93,11 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
                 (loss + config.l2 * norm if model.penalise else loss).backward()
                 optimizer.step()
                 total += loss.detach()
-                seen, progress.batch = seen + 1, number + 1
-                if seen == glance or progress.batch == batches or stopping():
-                    mean = total.item() / seen
-                    watcher.step(seen, min(seen * config.batch, len(train)), mean)
-                    seen, total = 0, torch.zeros_like(total)
+                progress.batch = number + 1
+                if progress.batch - looked == glance or progress.batch == batches or stopping():
+                    mean = total.item() / (progress.batch - begun)
+                    watcher.step(progress.batch - looked, (progress.batch - looked) * config.batch, mean)
+                    looked = progress.batch
                     if not np.isfinite(mean):
                         raise QuoremError(
                             "the loss is a finite number",
