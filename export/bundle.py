@@ -82,10 +82,23 @@ def prove_run(run: Path) -> tuple[pb.Manifest, Parity]:
 
 
 def prove_bundle(bundle: Path) -> tuple[pb.Manifest, Parity]:
-    """Verify a bundle's digests and its graph, and score its golden rows again."""
+    """Verify a bundle's digests and its graph, and score its golden rows again.
+
+    Raises:
+        ArtifactError: a bundle that cannot be trusted.
+        ParityError: its golden rows have other logits.
+    """
     manifest = manifests.read(bundle)
     _expect_files(bundle, manifest, (MODEL, TABLES, GOLDEN))
-    onnx.checker.check_model(str(bundle / MODEL), full_check=True)
+    try:
+        onnx.checker.check_model(str(bundle / MODEL), full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise Malformed(
+            "model.onnx is a valid ONNX model",
+            found=str(error),
+            where=str(bundle / MODEL),
+            remedy="Export the run again",
+        ) from None
     return manifest, prove(bundle / MODEL, read_rows(bundle / GOLDEN, manifest))
 
 

@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import socket
 import time
 from multiprocessing.connection import Connection, wait
 
@@ -21,7 +20,7 @@ def main(settings: Settings, core: int | None, pipe: Connection) -> None:
     """
     if core is not None:
         os.sched_setaffinity(0, {core})  # before any library counts the cores
-    stop = _stop_socket()
+    stop = _stop_pipe()
     logging.basicConfig(format=f"%(asctime)s worker {os.getpid()} %(levelname)s %(message)s")
     from .grpc_transport import GrpcServer
     from .methods import refused_streams, unary
@@ -61,11 +60,11 @@ def main(settings: Settings, core: int | None, pipe: Connection) -> None:
     os._exit(0)  # connections end with the process, where gRPC's own shutdown would cancel what callers just sent
 
 
-def _stop_socket() -> socket.socket:
-    """A socket that becomes readable on SIGTERM; Ctrl-C in a terminal is the supervisor's business."""
+def _stop_pipe() -> int:
+    """A file descriptor that becomes readable on SIGTERM; Ctrl-C in a terminal is the supervisor's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: None)
-    readable, writable = socket.socketpair()
-    writable.setblocking(False)
-    signal.set_wakeup_fd(writable.detach())  # both ends stay open until the process ends
+    readable, writable = os.pipe()  # both ends stay open until the process ends
+    os.set_blocking(writable, False)
+    signal.set_wakeup_fd(writable)
     return readable

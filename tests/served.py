@@ -163,7 +163,7 @@ def quorem(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProce
     """Run the command to its end; its exit status must be `status`."""
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == status, f"{done.returncode}: {done.stdout}{done.stderr}"
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     return done
 
 
@@ -183,3 +183,12 @@ def alive(pids: Sequence[int]) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def connections(pid: int, address: str) -> int:
+    """How many established connections to the address a process holds."""
+    inodes = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
+    port = f":{int(address.rpartition(':')[2]):04X}"
+    lines = [Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:] for kind in ("tcp", "tcp6")]
+    fields = [line.split() for line in (*lines[0], *lines[1])]
+    return sum(each[1].endswith(port) and each[3] == "01" and f"socket:[{each[9]}]" in inodes for each in fields)

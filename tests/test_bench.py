@@ -14,7 +14,7 @@ from quorem.protos.ids import MISSING
 from quorem.serve.drive import LEAST_NS, MOST_NS, Measured
 from quorem.serve.load import drawn
 from quorem.serve.report import cell
-from served import ROWS, Rows, Served, eventually, quorem, serving
+from served import ROWS, Rows, Served, connections, eventually, quorem, serving
 
 BRIEF = ("--duration", "0.4", "--warmup", "0.1", "--processes", "1")
 
@@ -70,7 +70,7 @@ def test_calls_that_fail_are_counted_by_status(served_root: Path, golden: Rows, 
     with serving(served_root / "models", tmp_path / "log", "--workers", "1") as server:
 
         def kill() -> None:
-            eventually(lambda: len(connections(server.worker_pids[0])) > 3)
+            eventually(lambda: connections(server.worker_pids[0], server.address) == 2)
             time.sleep(0.5)
             os.kill(server.worker_pids[0], signal.SIGKILL)
 
@@ -81,11 +81,6 @@ def test_calls_that_fail_are_counted_by_status(served_root: Path, golden: Rows, 
     assert set(found["failures"]) == {"UNAVAILABLE"}
     assert found["failures"]["UNAVAILABLE"] >= 1
     assert found["answered"] > 0
-
-
-def connections(pid: int) -> list[str]:
-    links = [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir()]
-    return [each for each in links if each.startswith("socket:")]
 
 
 def test_no_latency_is_dropped_for_being_long():

@@ -276,6 +276,17 @@ def test_a_bundle_is_proved_again(run: Path, tmp_path: Path) -> None:
         prove_bundle(bundle)
 
 
+def test_a_bundle_whose_graph_is_none_is_malformed(run: Path, tmp_path: Path) -> None:
+    bundle = export(run, tmp_path / "ctr")
+    (bundle / "model.onnx").write_bytes(b"no graph")
+    manifest = manifests.parse((bundle / "manifest.json").read_bytes(), "manifest.json")
+    del manifest.files[:]
+    manifest.files.extend(manifests.describe_files(bundle, ["model.onnx", "tables.bin", "golden.safetensors"]))
+    manifests.write(bundle, manifest)
+    with pytest.raises(errors.Malformed, match="valid ONNX"):
+        prove_bundle(bundle)
+
+
 def test_the_command_publishes_checks_and_tells(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "models" / "ctr"
     assert main(["export", str(run), "--to", str(model), "--json"]) == 0

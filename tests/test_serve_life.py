@@ -22,7 +22,7 @@ from quorem.serve.grpc_transport import GrpcServer
 from quorem.serve.port import reserve
 from quorem.serve.settings import Limits
 from safetensors.numpy import load, save
-from served import ROWS, Rows, Served, alive, command, eventually, quorem, serving
+from served import ROWS, Rows, Served, alive, command, connections, eventually, quorem, serving
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
@@ -136,20 +136,7 @@ def answers(address: str, pid: int, request: bytes) -> bool:
     """Whether a process takes a new connection of ours."""
     with grpc.insecure_channel(address, options=OWN_CONNECTION) as channel:
         channel.unary_unary(SCORE)(request, timeout=20)
-        return established(pid, address)
-
-
-def established(pid: int, address: str) -> bool:
-    """Whether a process holds an established connection on the port."""
-    inodes = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
-    port = f":{int(address.rpartition(':')[2]):04X}"
-    lines = "".join(Path(f"/proc/{pid}/net/{kind}").read_text() for kind in ("tcp", "tcp6")).splitlines()
-    fields = [line.split() for line in lines]
-    return any(
-        each[1].endswith(port) and each[3] == "01" and f"socket:[{each[9]}]" in inodes
-        for each in fields
-        if "sl" not in each
-    )
+        return connections(pid, address) > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -205,13 +192,13 @@ def test_a_call_that_outlasts_the_grace_is_cut_off():
         pending = channel.unary_unary(SCORE).future(b"x", timeout=20)
         time.sleep(0.2)
         began = time.monotonic()
-        stopping = threading.Thread(target=server.drain, args=(0.2,))
-        stopping.start()
+        server.drain(0.2)
+        assert 0.2 <= time.monotonic() - began < 5
+        assert not pending.done()
+        threading.Timer(0.2, release.set).start()
+        server.close()
         with pytest.raises(grpc.RpcError):
             pending.result()
-        assert time.monotonic() - began < 5
-        release.set()
-        stopping.join()
 
 
 def test_an_unforeseen_error_is_internal_and_its_log_holds_no_request(caplog: pytest.LogCaptureFixture):

@@ -72,20 +72,19 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
     progress, best = Progress(lr=config.lr), dict[str, Tensor]()
     if place.resume:
         progress, best = load_checkpoint(place.directory, model, optimizer, place.recipe)
-    batches = -(-len(train) // config.batch)
+    # A last batch of one row joins the one before it: batch normalisation needs a variance.
+    batches = max(1, -(-(len(train) - 1) // config.batch))
     glance = min(LONGEST_BLIND, -(-batches // LOOKS))
     with _stop_signals() as stopping:
         while progress.epoch < config.epochs and progress.stale < config.patience:
             watcher.epoch(progress.epoch + 1, batches, progress.batch)
-            order = torch.randperm(
-                len(train), generator=torch.Generator().manual_seed(config.seed * 1_000_003 + progress.epoch)
-            )
-            order = order.to(train.labels.device)
+            order = _shuffled(len(train), config.seed, progress.epoch).to(train.labels.device)
             model.train()
             begun, looked, mean = progress.batch, progress.batch, float("nan")
             total = torch.zeros((), device=train.labels.device)
             for number in range(progress.batch, batches):
-                chosen = order[number * config.batch : (number + 1) * config.batch]
+                end = len(train) if number == batches - 1 else (number + 1) * config.batch
+                chosen = order[number * config.batch : end]
                 logits, norm = model(train.ids[chosen], train.numbers[chosen])
                 weight = None if train.weights is None else train.weights[chosen]
                 loss = binary_cross_entropy_with_logits(logits, train.labels[chosen], weight)
@@ -123,6 +122,11 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
             save_checkpoint(place.directory, model, optimizer, best, progress, place.recipe)
     model.load_state_dict(best)
     return progress
+
+
+def _shuffled(rows: int, seed: int, epoch: int) -> Tensor:
+    """The order of the rows in an epoch, (N,) int64: a function of seed and epoch, so that a resumed run knows it."""
+    return torch.randperm(rows, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63))
 
 
 @torch.no_grad()

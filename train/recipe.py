@@ -133,7 +133,7 @@ class TrainConfig(Section):
 
     optimizer: Literal["adam", "amsgrad", "adagrad"] = "adam"
     lr: float = Field(default=1e-3, gt=0)
-    batch: int = Field(default=4096, ge=1)
+    batch: int = Field(default=4096, ge=2)
     epochs: int = Field(default=100, ge=1)
     patience: int = Field(default=2, ge=1)
     lr_decay: float = Field(default=0.1, gt=0, le=1)
