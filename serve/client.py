@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from ..protos import manifest_pb2, scoring_pb2_grpc
 from ..protos import scoring_pb2 as pb
 from ..protos.encode import Column, Float32s
-from ..protos.errors import Malformed, QuoremError, Unavailable, WrongType
+from ..protos.errors import Malformed, QuoremError, TooLarge, Unavailable, WrongType
 from ..protos.ids import Int64s
 from . import columns as wire
 from .settings import Limits
@@ -54,8 +54,13 @@ class Scores:
 class Failure(Protocol):
     """What an RPC error tells: grpc's class of it has no such methods, its instances do."""
 
-    def code(self) -> grpc.StatusCode: ...  # noqa: D102
-    def details(self) -> str | None: ...  # noqa: D102
+    def code(self) -> grpc.StatusCode:
+        """The status."""
+        ...
+
+    def details(self) -> str | None:
+        """The server's text, or grpc's own."""
+        ...
 
 
 class Client:
@@ -170,7 +175,7 @@ def error_of(error: Failure, endpoint: str) -> QuoremError:
             where=endpoint,
             remedy="Check that `quorem serve` runs there, and try again",
         )
-    return kind(details, where=endpoint)
+    return kind(details, where=endpoint, remedy="Send fewer rows per call" if kind is TooLarge else "")
 
 
 def _ids(ids: Int64s | Sequence[bytes] | None) -> pb.CandidateIds | None:

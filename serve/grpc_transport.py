@@ -1,4 +1,4 @@
-"""gRPC: the transport that carries the methods' bytes, with grpc.health.v1 beside them. All of grpcio's server is here.
+"""gRPC: the transport that carries the methods' bytes, on grpcio's server, with grpc.health.v1 beside them.
 
 A synchronous server on raw bytes with few threads behind a SimpleQueue is the fastest that grpcio's public interface
 allows: a thread pool of the standard library costs 15 to 20 % more CPU a call.
@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from functools import partial
 from queue import SimpleQueue
-from threading import RLock, Thread
-from typing import Any, Protocol
+from threading import Thread
+from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..protos.errors import QuoremError, Unavailable
+from .health import Health
 from .methods import Method
 from .settings import Limits
 from .statuses import Status, message_of, status_of
@@ -62,7 +63,7 @@ class GrpcServer:
             for name, refuse in refused_streams.get(service, {}).items():
                 handlers[name] = grpc.stream_stream_rpc_method_handler(_refusal(refuse))
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-        self._health = _Health()
+        self._health = Health()
         for name in healthy:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -102,8 +103,12 @@ class GrpcServer:
         def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
             try:
                 self._live.add(context)  # before the look at `_refusing`: a drain misses no call that begins
-                context.add_callback(partial(self._live.discard, context))  # once the reply is out, not before
+                forget = partial(self._live.discard, context)  # once the reply is out, not before
+                if not context.add_callback(forget):
+                    forget()
+                    return b""  # the caller has gone: nobody waits for the answer
                 if self._refusing:
+                    forget()  # or callers that try again and again would keep the drain waiting
                     raise Unavailable("this server is stopping", remedy="Call another one, or again in a while")
                 return method(request)
             except Exception as error:
@@ -169,50 +174,3 @@ class _Threads(futures.Executor):
             except Exception:
                 log.exception("gRPC failed in a call")
             job = function = arguments = None  # a waiting thread keeps no request alive
-
-
-class _Send(Protocol):
-    def __call__(self, response: health_pb2.HealthCheckResponse | None, /) -> None: ...
-
-
-class _Watch:
-    """One watcher's stream: `None` ends it, once; what comes later is dropped."""
-
-    def __init__(self, send: _Send) -> None:
-        self._send, self._open = send, True
-
-    def __call__(self, response: health_pb2.HealthCheckResponse | None, /) -> None:
-        if self._open:
-            self._open = response is not None
-            self._send(response)
-
-
-class _Health(health.HealthServicer):
-    """grpcio's health service, whose watchers can be sent home: an open stream would hold a drain until its end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._watches, self._closed, self._guard = set[_Watch](), False, RLock()
-
-    def Watch(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]  # the protocol's name; always by callback
-        self, request: health_pb2.HealthCheckRequest, context: grpc.ServicerContext, send_response_callback: _Send
-    ) -> None:
-        """Stream a name's status; answered by callbacks, so that a watcher holds no thread."""
-        watch = _Watch(send_response_callback)
-        with self._guard:
-            super().Watch(request, context, watch)
-            self._watches.add(watch)
-            context.add_callback(lambda: self._forget(watch))
-            if self._closed:
-                watch(None)
-
-    def end_watches(self) -> None:
-        """End all streams, and later ones after their first message."""
-        with self._guard:
-            self._closed = True
-            for watch in self._watches:
-                watch(None)
-
-    def _forget(self, watch: _Watch) -> None:
-        with self._guard:
-            self._watches.discard(watch)

@@ -1,6 +1,7 @@
 """Model: one version, opened: its manifest, its session, and a proof that it gives the scores it was exported with."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Model:
         self._session = _open(version, device)
         self._check_signature()
 
-    @property
+    @cached_property
     def inputs(self) -> dict[str, tuple[np.dtype[Any], int]]:
         """The graph's inputs: name -> (dtype, width); `ids` [B, S] and `dense` [B, D], left out at width 0."""
         widths = {
@@ -57,7 +58,8 @@ class Model:
     def run(self, encoded: Encoded, outputs: Sequence[str]) -> list[Float32s]:
         """The named outputs, each (B,) float32."""
         arrays = {IDS: encoded.ids, DENSE: encoded.dense}
-        return self._session.run(outputs, {name: arrays[name] for name in self.inputs})  # pyright: ignore[reportReturnType]
+        values: Any = self._session.run(outputs, {name: arrays[name] for name in self.inputs})
+        return values
 
     def warm(self) -> None:
         """Run the golden rows, alone and together, and compare the logits with the stored ones.
@@ -108,7 +110,7 @@ class Model:
     def _check_signature(self) -> None:
         kinds = {"int64": "tensor(int64)", "float32": "tensor(float)"}
         expected = {name: (kinds[str(dtype)], width) for name, (dtype, width) in self.inputs.items()}
-        found = {each.name: (each.type, each.shape[-1]) for each in self._session.get_inputs()}
+        found = {each.name: (each.type, each.shape[-1] if each.shape else None) for each in self._session.get_inputs()}
         outputs = {each.name: each.type for each in self._session.get_outputs()}
         if found != expected or any(outputs.get(name) != kinds["float32"] for name in (LOGIT, CTR)):
             raise WrongShape(

@@ -39,6 +39,9 @@ def survey(root: Path) -> Survey:
                 _check(version)
             except QuoremError as error:
                 refused.append((version, error))
+            except OSError as error:
+                unread = MissingFile("this process may read every file of a bundle", found=str(error))
+                refused.append((version, unread))
             else:
                 chosen.append(version)
                 break

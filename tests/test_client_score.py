@@ -15,7 +15,7 @@ import pytest
 from quorem.command import main
 from quorem.protos import manifest_pb2 as pb
 from quorem.protos.encode import Column
-from quorem.protos.errors import InputError, Unavailable, WrongType
+from quorem.protos.errors import InputError, TooLarge, Unavailable, WrongType
 from quorem.serve.client import Client
 from served import ROWS, Rows, Served, quorem
 
@@ -250,7 +250,13 @@ def test_the_clients_errors_are_quorems(server: Served, golden: Rows):
         with pytest.raises(InputError, match=rf"{server.address}: .*takes integers"):
             client.score("ctr", golden.take(1) | {"user": Column(floats=np.ones(1, np.float32))}, 1)
         with pytest.raises(WrongType, match="candidate ids are integers or strings"):
-            client.score("ctr", golden.take(1), 1, candidate_ids=np.ones(1))  # pyright: ignore[reportArgumentType]
+            client.score("ctr", golden.take(1), 1, candidate_ids=np.ones(1))
+
+
+def test_a_message_above_the_servers_limit_is_told(server: Served, golden: Rows):
+    names = Column(strings=[b"x" * (1 << 24)])
+    with Client(server.address) as client, pytest.raises(TooLarge, match=r"larger than max.*Send fewer rows per call"):
+        client.score("ctr", golden.take(1) | {"item": names}, 1)
 
 
 def test_the_schema_has_every_kind_of_feature(golden: Rows):

@@ -28,7 +28,7 @@ def channel(server: Served) -> Iterator[grpc.Channel]:
 
 
 def ask(channel: grpc.Channel, method: str, request: object, reply: type) -> object:
-    data = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(request.SerializeToString(), timeout=20)  # pyright: ignore[reportAttributeAccessIssue]
+    data = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(request.SerializeToString(), timeout=20)
     return reply.FromString(data)
 
 
@@ -101,7 +101,7 @@ def change_input(position: int, **values: object) -> Callable[[pb.ModelInferRequ
             setattr(tensor, name, value)
         if shape is not None:
             del tensor.shape[:]
-            tensor.shape.extend(shape)  # pyright: ignore[reportArgumentType]
+            tensor.shape.extend(shape)
 
     return change
 
@@ -123,7 +123,7 @@ def id_at(slot: int, value: int) -> Callable[[pb.ModelInferRequest], object]:
 
 
 def whole(**values: object) -> Callable[[pb.ModelInferRequest], object]:
-    return lambda request: request.MergeFrom(pb.ModelInferRequest(**values))  # pyright: ignore[reportArgumentType]
+    return lambda request: request.MergeFrom(pb.ModelInferRequest(**values))
 
 
 def drop_input(request: pb.ModelInferRequest) -> None:
@@ -215,8 +215,8 @@ def test_bytes_that_are_no_request_are_refused(channel: grpc.Channel, method: st
 
 
 def test_the_server_says_what_it_is(channel: grpc.Channel):
-    assert ask(channel, "ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse).live  # pyright: ignore[reportAttributeAccessIssue]
-    assert ask(channel, "ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready  # pyright: ignore[reportAttributeAccessIssue]
+    assert ask(channel, "ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse).live
+    assert ask(channel, "ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready
     found = ask(channel, "ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
     assert found == pb.ServerMetadataResponse(name="quorem", version=quorem.__version__)
 

@@ -18,7 +18,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from quorem.protos import manifest as manifests
 from quorem.serve.client import request_of
-from quorem.serve.grpc_transport import GrpcServer
+from quorem.serve.grpc_transport import THREADS, GrpcServer
 from quorem.serve.port import reserve
 from quorem.serve.settings import Limits
 from safetensors.numpy import load, save
@@ -199,6 +199,33 @@ def test_a_call_that_outlasts_the_grace_is_cut_off():
         server.close()
         with pytest.raises(grpc.RpcError):
             pending.result()
+
+
+def test_a_call_whose_caller_has_gone_is_neither_computed_nor_waited_for():
+    begun, release = Counter[int](), threading.Event()
+
+    def slow(request: bytes) -> bytes:
+        begun[threading.get_ident()] += 1
+        release.wait(20)
+        return request
+
+    port = reserve("127.0.0.1", 0)
+    server = GrpcServer({"quorem.v1.Scorer": {"Score": slow}}, {}, Limits(), [])
+    server.start("127.0.0.1", port.number)
+    with port.holder, grpc.insecure_channel(port.address) as channel:
+        call = channel.unary_unary(SCORE)
+        pending = [call.future(b"x", timeout=20) for _ in range(12)]
+        eventually(lambda: sum(begun.values()) == THREADS)
+        for each in pending:
+            each.cancel()
+        time.sleep(0.3)  # for the cancellations to arrive
+        release.set()
+        assert call(b"y", timeout=20) == b"y"
+        began = time.monotonic()
+        server.drain(20)
+        assert time.monotonic() - began < 5
+        assert sum(begun.values()) == THREADS + 1
+    server.close()
 
 
 def test_an_unforeseen_error_is_internal_and_its_log_holds_no_request(caplog: pytest.LogCaptureFixture):

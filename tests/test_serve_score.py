@@ -171,7 +171,7 @@ def both(*changes: Callable[[pb.ScoreRequest], object]) -> Callable[[pb.ScoreReq
 
 
 def whole(**values: object) -> Callable[[pb.ScoreRequest], object]:
-    return lambda request: request.MergeFrom(pb.ScoreRequest(**values))  # pyright: ignore[reportArgumentType]
+    return lambda request: request.MergeFrom(pb.ScoreRequest(**values))
 
 
 def rows(count: int) -> Callable[[pb.ScoreRequest], object]:

@@ -1,0 +1,90 @@
+"""The run directory: what a run may write over, and how a finished run is written: its manifest last."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import save
+
+from ..protos import manifest as manifests
+from ..protos import manifest_pb2 as pb
+from ..protos.errors import RecipeError
+from .checkpoint import NAME as CHECKPOINT
+from .features import Rows
+from .loop import score_rows
+from .model import Model
+from .plot import plot_learning
+from .prepare import Prepared
+from .progress import METRICS
+
+RECIPE, WEIGHTS, REFERENCE = "recipe.toml", "weights.safetensors", "reference.safetensors"
+REFERENCE_ROWS = 1024
+
+
+def check_run(out: Path, *, resume: bool) -> None:
+    """Refuse a directory that holds something else than what this run may write over.
+
+    Raises:
+        RecipeError.
+    """
+    if (out / manifests.NAME).exists():
+        raise RecipeError(
+            "a finished run is never written over",
+            found="a manifest",
+            where=str(out),
+            remedy="Name another --out, or delete the directory",
+        )
+    if (out / CHECKPOINT).exists() != resume:
+        raise RecipeError(
+            "--resume goes on with an interrupted run, and only that",
+            found="no checkpoint" if resume else "an interrupted run",
+            where=str(out),
+            remedy="Leave --resume out" if resume else "Say --resume, or name another --out",
+        )
+    # A run that was killed before its first checkpoint left no more than these two.
+    if not resume and out.exists() and (not out.is_dir() or {each.name for each in out.iterdir()} - {RECIPE, METRICS}):
+        raise RecipeError(
+            "a run is written into a new or empty directory",
+            found="something else",
+            where=str(out),
+            remedy="Name another --out",
+        )
+
+
+def open_run(out: Path, resolved: str, *, resume: bool) -> None:
+    """Make the directory; called when all that can be refused before training has been."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        (out / METRICS).unlink(missing_ok=True)
+        manifests.write_atomically(out / RECIPE, resolved.encode())
+
+
+def write_run(out: Path, manifest: pb.Manifest, model: Model, prepared: Prepared) -> None:
+    """Write weights, reference rows and the plot, then the manifest: a directory with one is whole."""
+    tensors: dict[str, np.ndarray] = {**model.weights()}
+    for name, vocabulary in prepared.vocabularies.items():
+        tensors[f"vocabulary.{name}.values"] = vocabulary.values
+        tensors[f"vocabulary.{name}.ids"] = vocabulary.ids
+    found = {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
+    manifests.check_tensors(manifests.tensor_shapes(manifest), found, WEIGHTS)
+    for name, content in ((WEIGHTS, tensors), (REFERENCE, _reference(model, prepared))):
+        contiguous = {key: np.ascontiguousarray(content[key]) for key in sorted(content)}
+        manifests.write_atomically(out / name, save(contiguous))
+    plot_learning(out)
+    manifest.files.extend(manifests.describe_files(out, [REFERENCE, WEIGHTS]))
+    manifests.write(out, manifest)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _reference(model: Model, prepared: Prepared) -> dict[str, np.ndarray]:
+    """Held-out rows, evenly spaced, as a graph takes them, with their labels and the model's logits."""
+    rows, raw = prepared.heldout, prepared.heldout_raw
+    chosen = np.unique(np.linspace(0, len(rows) - 1, min(REFERENCE_ROWS, len(rows))).astype(np.int64))
+    picked = torch.from_numpy(chosen)
+    few = Rows(rows.ids[picked], rows.numbers[picked], rows.labels[picked], None, None)
+    reference = {"logit": score_rows(model, few), "label": few.labels.numpy()}
+    if raw.ids.shape[1]:
+        reference["ids"] = raw.ids[chosen]
+    if raw.dense.shape[1]:
+        reference["dense"] = raw.dense[chosen]
+    return reference

@@ -1,0 +1,71 @@
+"""Prepare: a recipe's rows become a schema, its vocabularies, and the tensors that training reads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from ..protos import manifest_pb2 as pb
+from ..protos.encode import Encoded
+from ..protos.errors import DataError
+from .columns import column_types
+from .data import DataConfig, Facts, read
+from .features import Rows, Vocabularies, encode_table, fit_schema, groups_of, model_rows, numbers_of
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that training needs of the data; the raw tables are let go.
+
+    heldout: the test rows, or the validation rows where there is no test split; heldout_raw: the same as a graph takes
+    them.
+    """
+
+    schema: pb.Schema
+    vocabularies: Vocabularies
+    train: Rows
+    valid: Rows
+    heldout: Rows
+    heldout_raw: Encoded
+    facts: Facts
+
+
+def prepare(recipe: Recipe, base: Path) -> Prepared:
+    """Read, fit and encode the rows of a recipe whose relative paths start from `base`.
+
+    Raises:
+        DataError: rows that break a rule; validation rows of one class.
+        InputError: a bag or an id that the schema refuses.
+    """
+    data, features = recipe.data, recipe.features
+    splits = read(data, list(features), base, column_types(features))
+    schema, vocabularies, encoded = fit_schema(features, splits.train)
+    train = _rows(data, schema, vocabularies, encoded, splits.train)
+    heldout_table = splits.valid if splits.test is None else splits.test
+    heldout_raw = encode_table(schema, features, heldout_table)
+    heldout = _rows(data, schema, vocabularies, heldout_raw, heldout_table)
+    valid = heldout
+    if splits.test is not None:
+        valid_raw = encode_table(schema, features, splits.valid)
+        valid = _rows(data, schema, vocabularies, valid_raw, splits.valid)
+    _check_classes(valid)
+    return Prepared(schema, vocabularies, train, valid, heldout, heldout_raw, splits.facts)
+
+
+def _rows(data: DataConfig, schema: pb.Schema, vocabularies: Vocabularies, encoded: Encoded, table: pa.Table) -> Rows:
+    weights = numbers_of(table, data.sample_weight) if data.sample_weight else None
+    groups = groups_of(table, data.group) if data.group else None
+    return model_rows(schema, vocabularies, encoded, numbers_of(table, data.label), weights, groups)
+
+
+def _check_classes(valid: Rows) -> None:
+    counted = valid.labels if valid.weights is None else valid.labels[valid.weights > 0]
+    if len(torch.unique(counted)) < 2:
+        raise DataError(
+            "validation rows hold clicks and non-clicks, so that an AUC exists",
+            found=f"{len(counted)} rows of one class",
+            where="validation split",
+            remedy="Take more rows, or another split",
+        )
