@@ -49,7 +49,7 @@ class QuoremError(Exception):
         if self.found:
             parts.append(f"Found: {self.found.rstrip('.')}.")
         if self.remedy:
-            parts.append(self.remedy.rstrip(".") + ".")
+            parts.append(self.remedy if self.remedy.endswith("?") else self.remedy.rstrip(".") + ".")
         return (f"{self.where}: " if self.where else "") + " ".join(parts)
 
     def as_dict(self) -> dict[str, str]:

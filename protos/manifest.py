@@ -42,22 +42,23 @@ def write(directory: Path, manifest: pb.Manifest) -> None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file under a temporary name beside it, flush it to the disk, then rename it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames within a directory survive a power cut."""
+    """Make renames within a directory survive a power cut, where directories can be opened."""
+    if os.name == "nt":
+        return
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)

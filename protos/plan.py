@@ -31,7 +31,15 @@ def hashed(n: int, rows: int) -> list[tuple[int, int]]:
 
 
 def quotient_remainder(n: int, m: int) -> list[tuple[int, int]]:
-    """x mod m and x div m (KDD'20, section 3.1, example 2): m + ceil(n / m) rows."""
+    """x mod m and x div m (KDD'20, section 3.1, example 2): m + ceil(n / m) rows.
+
+    Raises:
+        PlanError: m outside 1 to n.
+    """
+    if not 1 <= m <= n:
+        raise PlanError(
+            "the remainder table has 1 to n rows", found=f"m = {m} for n = {n}", remedy="Choose fewer collisions"
+        )
     return [(1, m), (m, -(-n // m))]
 
 
@@ -122,6 +130,14 @@ def check_field(field: pb.Field, where: str, *, proved: bool = True) -> None:
         refuse(f"no table has more rows than the field has ids ({n})", f"{pairs(field)}", "Ask for fewer rows")
     if field.scheme not in SCHEMES:
         refuse("a field names its scheme", f"scheme {field.scheme}", "Build the plan again")
+    if (len(tables) == 1) != (field.scheme in (pb.FULL, pb.HASHED)) or (
+        field.scheme == pb.QUOTIENT_REMAINDER and len(tables) != 2
+    ):
+        refuse(
+            "full and hashed fields have one table, quotient-remainder two, other schemes several",
+            f"{len(tables)} of scheme {pb.Scheme.Name(field.scheme)}",
+            "Build the plan again",
+        )
     if field.combine not in (pb.ALONE, pb.MULT, pb.ADD, pb.CONCAT):
         refuse("a field says how its tables are joined", f"combine {field.combine}", "Name a combine")
     if (len(tables) == 1) != (field.combine == pb.ALONE):

@@ -1,6 +1,7 @@
 """Columns: from Arrow columns of a data source to the columns that the one encoder takes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -40,21 +41,17 @@ def _column(name: str, config: FeatureConfig, values: pa.Array) -> Column:
         return Column(floats=np.ascontiguousarray(floats, np.float32))
     if config.kind == "categorical":
         return _flat(name, config, values)
-    if pa.types.is_string(values.type):
+    text = pa.types.is_string(values.type)
+    if text:
         values = pc.call_function("split_pattern", [values], pc.SplitPatternOptions(config.delimiter))
     if not pa.types.is_list(values.type):
         raise _mismatch(name, "lists, or strings to split", values.type, 'Make it kind = "categorical"')
-    lengths = (
-        pc.fill_null(pc.call_function("list_value_length", [values]), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    )
+    lengths = pc.fill_null(pc.call_function("list_value_length", [values]), 0)
     items = values.flatten()
-    if pa.types.is_string(items.type):
-        items = items.dictionary_encode()  # "a  b" holds two items: the empty one between them is missing
-        items = pc.take(pa.array([each or None for each in items.dictionary.to_pylist()], pa.string()), items.indices)
-        if config.integers:
-            items = _parse_integers(name, items)
+    if text:
+        items = _parse_integers(name, _without_empty(items)) if config.integers else _without_empty(items)
     flat = _flat(name, config, items)
-    return Column(integers=flat.integers, strings=flat.strings, codes=flat.codes, missing=flat.missing, lengths=lengths)
+    return replace(flat, lengths=lengths.to_numpy(zero_copy_only=False).astype(np.int64))
 
 
 def _flat(name: str, config: FeatureConfig, values: pa.Array) -> Column:
@@ -68,6 +65,12 @@ def _flat(name: str, config: FeatureConfig, values: pa.Array) -> Column:
     coded = pc.fill_null(values, "").dictionary_encode()
     strings = [each.encode() for each in coded.dictionary.to_pylist()]
     return Column(strings=strings, codes=coded.indices.to_numpy(zero_copy_only=False).astype(np.int64), missing=missing)
+
+
+def _without_empty(items: pa.Array) -> pa.Array:
+    """What stands between two delimiters that touch is no item: missing."""
+    coded = items.dictionary_encode()
+    return pc.take(pa.array([each or None for each in coded.dictionary.to_pylist()], pa.string()), coded.indices)
 
 
 def _parse_integers(name: str, items: pa.Array) -> pa.Array:

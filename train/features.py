@@ -117,7 +117,7 @@ def fit_schema(
 
 
 def _boundaries(config: FeatureConfig, numbers: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Quantiles of the numbers, or floor(ln(x)^2) above 2 and x itself below, as Criteo's winners bucketed counts."""
+    """Quantiles of the numbers; or, as Criteo's winners bucketed counts: below 0, 0, 1, 2, then by floor(ln(x)^2)."""
     known = numbers[~np.isnan(numbers)].astype(np.float64)
     if not len(known):
         return np.zeros(0, np.float32)
@@ -165,25 +165,19 @@ def model_rows(
 
 
 def numbers_of(table: pa.Table, name: str) -> npt.NDArray[np.float32]:
-    """A column of plain numbers (labels, weights), (N,) float32, none missing.
-
-    Raises:
-        DataError: a missing or negative number.
-    """
-    values = table.column(name).combine_chunks().cast(pa.float32(), safe=False)
-    numbers = np.array(values.to_numpy(zero_copy_only=False), np.float32)  # a copy: torch wants to own it
-    wrong = np.flatnonzero(~(numbers >= 0))
-    if len(wrong):
-        raise DataError(
-            f"column {name!r} holds a number of at least 0 in every row",
-            found=str(numbers[wrong[0]]),
-            where=f"column {name!r}, row {int(wrong[0])}",
-            remedy="Clean the column, or leave those rows out",
-        )
-    return numbers
+    """A column of labels or weights, checked by the source, (N,) float32."""
+    return np.array(table.column(name).to_numpy(), np.float32)  # a copy: torch wants to own it
 
 
 def groups_of(table: pa.Table, name: str) -> npt.NDArray[np.int64]:
-    """Group numbers for the grouped AUC, (N,) int64, from a column of any type."""
-    coded = table.column(name).combine_chunks().dictionary_encode()
-    return coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    """Group numbers for the grouped AUC, (N,) int64, from a column of any flat type.
+
+    Raises:
+        DataError: a column of lists.
+    """
+    column = table.column(name).combine_chunks()
+    if pa.types.is_list(column.type):
+        raise DataError(
+            "a row belongs to one group", found="lists", where=f"column {name!r}", remedy="Name another data.group"
+        )
+    return column.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -31,15 +31,23 @@ def logloss(logits: Floats, labels: Floats, weights: Floats | None = None) -> fl
 
 
 def grouped_auc(logits: Floats, labels: Floats, groups: npt.NDArray[np.int64], weights: Floats | None = None) -> float:
-    """AUC within each group, averaged by the group's rows; groups of one class are left out (Zhu et al., KDD'17)."""
-    order = np.argsort(groups, kind="stable")
-    bounds = np.flatnonzero(np.diff(groups[order])) + 1
-    total = rows = 0.0
-    for chosen in np.split(order, bounds):
-        value = auc(logits[chosen], labels[chosen], None if weights is None else weights[chosen])
-        if not np.isnan(value):
-            total, rows = total + value * len(chosen), rows + len(chosen)
-    return total / rows if rows else float("nan")
+    """AUC within each group, averaged by the group's weight; groups of one class are left out (Zhu et al., KDD'17)."""
+    weights = np.ones(len(labels)) if weights is None else weights.astype(np.float64)
+    order = np.lexsort((logits, groups))
+    logits, groups = logits[order], groups[order]
+    positive, negative = (weights * labels)[order], (weights * (1 - labels))[order]
+    ties = np.flatnonzero(np.r_[True, (np.diff(groups) != 0) | (np.diff(logits) != 0)])
+    firsts = np.flatnonzero(np.r_[True, np.diff(groups[ties]) != 0])  # among the ties, where a group begins
+    positive, negative = np.add.reduceat(positive, ties), np.add.reduceat(negative, ties)
+    below = np.cumsum(negative) - negative
+    below -= np.repeat(below[firsts], np.diff(np.r_[firsts, len(ties)]))
+    won = np.add.reduceat(positive * (below + negative / 2), firsts)
+    positive, negative = np.add.reduceat(positive, firsts), np.add.reduceat(negative, firsts)
+    both = (positive > 0) & (negative > 0)
+    if not both.any():
+        return float("nan")
+    aucs = won[both] / (positive[both] * negative[both])
+    return float(np.average(aucs, weights=(positive + negative)[both]))
 
 
 def evaluate(
@@ -57,5 +65,7 @@ def evaluate(
         found["grouped_auc"] = grouped_auc(logits, labels, groups, weights)
     if 0 < rate < 1:
         found["normalized_entropy"] = loss / -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
-        found["calibration"] = float(np.average(1 / (1 + np.exp(-logits.astype(np.float64))), weights=weights)) / rate
+        found["calibration"] = (
+            float(np.average(np.exp(-np.logaddexp(0.0, -logits.astype(np.float64))), weights=weights)) / rate
+        )
     return {name: float(value) for name, value in found.items() if not np.isnan(value)}

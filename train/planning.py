@@ -42,13 +42,15 @@ def _first_order(config: EmbeddingConfig, name: str, n: int) -> pb.Field:
 
 
 def _tables(config: EmbeddingConfig, scheme: str, n: int, collisions: int) -> list[tuple[int, int]]:
-    """The scheme's tables; full where compressing would save no rows."""
+    """The scheme's tables; full where they would have no fewer rows."""
     m = -(-n // collisions)
-    if scheme == "full" or m + -(-n // m) >= n:
+    compressed = plan.quotient_remainder(n, m)
+    if scheme == "full" or (scheme == "hash" and config.hash_rows == "collisions"):
+        return plan.full(n) if scheme == "full" else plan.hashed(n, m)
+    rows = sum(rows for _, rows in compressed)
+    if rows >= n:
         return plan.full(n)
-    if scheme == "qr":
-        return plan.quotient_remainder(n, m)
-    return plan.hashed(n, m + -(-n // m) if config.hash_rows == "qr" else m)
+    return compressed if scheme == "qr" else plan.hashed(n, rows)
 
 
 def _build(name: str, n: int, tables: list[tuple[int, int]], scheme: str, combine: pb.Combine, dim: int) -> pb.Field:

@@ -1,26 +1,17 @@
-"""The recipe: everything that decides a training run, read from TOML into frozen, validated config."""
+"""The recipe: everything that decides a training run, as frozen, validated config."""
 
-import difflib
-import re
-import tomllib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
-from ..protos.errors import RecipeError
+from ..protos.schema import NAME_LIMIT
 from .data import DataConfig
-
-SHIPPED = Path(__file__).parent / "recipes"
-SPAN = re.compile(r"^(.*?)(\d+)\.\.\1(\d+)$")  # "C1..C26"
 
 
 class Section(BaseModel):
     """A part of a recipe: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class FeatureConfig(Section):
@@ -30,7 +21,7 @@ class FeatureConfig(Section):
     side: Literal["context", "candidate"] = "candidate"
     encoding: Literal["id", "hash", "vocabulary"] | None = None
     values: Literal["string", "integer"] | None = None
-    min_count: int = Field(default=1, ge=1)
+    min_count: int = Field(default=1, ge=1, lt=2**32)
     size: int | None = Field(default=None, ge=1, lt=2**63 - 1)
     out_of_range: Literal["rare", "error"] = "rare"
     buckets: int | Literal["log2"] | None = None
@@ -101,12 +92,15 @@ class EmbeddingConfig(Section):
     fields: dict[str, FieldConfig] = {}
 
 
+Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Strict(False)]  # TOML's lists are taken
+
+
 class DeepFMConfig(Section):
     """DeepFM: first order + factorization machine + MLP."""
 
     name: Literal["deepfm"]
     first_order: ClassVar[bool] = True
-    mlp: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(400, 400, 400), min_length=1)
+    mlp: Widths = Field(default=(400, 400, 400), min_length=1)
     batchnorm: bool = True
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
@@ -116,16 +110,17 @@ class DLRMConfig(Section):
 
     name: Literal["dlrm"]
     first_order: ClassVar[bool] = False
-    bottom: tuple[Annotated[int, Field(ge=1)], ...] = (512, 256)
-    top: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(512, 256), min_length=1)
+    bottom: Widths = (512, 256)
+    top: Widths = Field(default=(512, 256), min_length=1)
     batchnorm: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class TrainConfig(Section):
-    """The optimisation.
+    """The optimisation. With `data.sample_weight`, the loss is the mean over a batch's rows of weight x cross entropy.
 
-    l2: weight of the squared norm of embedding rows beside the mean loss, halved (its gradient is l2 x row).
+    l2: weight of half the squared norm of embedding rows beside the mean loss: its gradient is l2 x row. First-order
+        tables count; the later tables of `mult` are pulled to one, which is neutral there, instead of zero.
     l2_rows: over the rows that a batch looks up, or over whole tables, as published recipes were tuned.
     lr_decay: factor on the learning rate after an epoch that did not better the validation AUC.
     patience: epochs in a row without a better validation AUC before training stops.
@@ -151,21 +146,6 @@ class Recipe(Section):
     model: Annotated[DeepFMConfig | DLRMConfig, Field(discriminator="name")]
     train: TrainConfig = TrainConfig()
 
-    @field_validator("features", mode="before")
-    @classmethod
-    def _expand_spans(cls, features: Any) -> Any:
-        if not isinstance(features, dict):
-            return features
-        expanded = dict[str, Any]()
-        for name, config in features.items():
-            span = SPAN.match(name)
-            names = [name] if not span else [f"{span[1]}{i}" for i in range(int(span[2]), int(span[3]) + 1)]
-            for each in names:
-                if each in expanded:
-                    raise ValueError(f"feature {each!r} stands twice")
-                expanded[each] = config
-        return expanded
-
     @model_validator(mode="after")
     def _fields_exist(self) -> "Recipe":
         known = [
@@ -175,94 +155,11 @@ class Recipe(Section):
             raise ValueError("a model needs at least one categorical, bag or bucket feature")
         if strange := sorted(set(self.embedding.fields) - set(known)):
             raise ValueError(f"[embedding.fields] names {', '.join(strange)}; features with ids are {', '.join(known)}")
+        if wrong := [name for name in self.features if not name.isprintable() or not 1 <= len(name) <= NAME_LIMIT]:
+            raise ValueError(f"a feature's name has 1 to {NAME_LIMIT} printable characters; found {wrong[0][:200]!r}")
+        dims = {self.embedding.dim} | {field.dim for field in self.embedding.fields.values() if field.dim}
+        if len(dims) > 1:
+            raise ValueError(f"{self.model.name} needs vectors of one dimension; found dims {sorted(dims)}")
+        if not self.model.first_order and "first_order" in self.embedding.model_fields_set:
+            raise ValueError(f"{self.model.name} has no first-order term; leave embedding.first_order out")
         return self
-
-
-def shipped_recipes() -> list[str]:
-    """The names of the recipes that come with quorem."""
-    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
-
-
-def read_recipe(name: str, settings: Sequence[str] = (), seed: int | None = None) -> tuple[Recipe, Path]:
-    """Read a recipe, a file or the name of a shipped one, with `key=value` settings laid over it.
-
-    Returns:
-        The recipe, and the directory that its relative paths start from (the file's; for a shipped one, the current).
-
-    Raises:
-        RecipeError: no such recipe, not TOML, an unknown key, a value out of its range; it names the key.
-    """
-    path, base = Path(name), Path(name).parent
-    if not path.suffix and not path.exists() and (SHIPPED / f"{name}.toml").is_file():
-        path, base = SHIPPED / f"{name}.toml", Path()
-    if not path.is_file():
-        raise RecipeError(
-            "a recipe is a TOML file or the name of a shipped one",
-            found=f"no file {name!r}",
-            where="RECIPE",
-            remedy=f"Shipped recipes: {', '.join(shipped_recipes())}",
-        )
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError("a recipe is TOML", found=str(error), where=str(path), remedy="Mend that line") from None
-    for setting in settings:
-        _lay_over(content, setting)
-    if seed is not None:
-        content.setdefault("train", {})["seed"] = seed
-    try:
-        return Recipe.model_validate(content), base
-    except ValidationError as error:
-        raise _explain(error, content, str(path)) from None
-
-
-def to_toml(recipe: Recipe) -> str:
-    """The resolved recipe as TOML, for the run directory."""
-    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True))
-
-
-def _lay_over(content: dict[str, Any], setting: str) -> None:
-    """Set one dotted key: `embedding.collisions=4`. Values are TOML; what is not TOML is a string."""
-    key, equals, value = setting.partition("=")
-    if not equals or not key:
-        raise RecipeError(
-            "a setting is key=value", found=setting, where="--set", remedy="Write it as embedding.collisions=4"
-        )
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    *sections, last = key.split(".")
-    for section in sections:
-        content = content.setdefault(section, {})
-        if not isinstance(content, dict):
-            raise RecipeError("a dotted key leads through sections", found=setting, where="--set")
-    content[last] = parsed
-
-
-def _explain(error: ValidationError, content: dict[str, Any], where: str) -> RecipeError:
-    """The first of pydantic's complaints, as a rule, what was found, and a remedy."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    steps = [str(step) for step in first["loc"] if step not in ("deepfm", "dlrm")]
-    remedy = f"{error.error_count() - 1} more to mend after it" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        section = _section(Recipe, steps[:-1], content)
-        close = difflib.get_close_matches(steps[-1], section, 1)
-        remedy = f"Did you mean `{close[0]}`?" if close else f"Known keys: {', '.join(section)}"
-        rule = "a recipe has only known keys"
-        return RecipeError(rule, found=f"`{steps[-1]}`", where=f"{where}, key {'.'.join(steps)}", remedy=remedy)
-    rule = first["msg"].removeprefix("Value error, ")
-    found = "nothing" if first["type"] == "missing" else repr(first["input"])[:200]
-    return RecipeError(rule, found=found, where=f"{where}, key {'.'.join(steps) or '(whole)'}", remedy=remedy)
-
-
-def _section(model: type[BaseModel], steps: Sequence[str], content: dict[str, Any]) -> list[str]:
-    """The keys that the section at `steps` knows."""
-    by_place: dict[str, type[BaseModel]] = {
-        "data": DataConfig,
-        "features": FeatureConfig,
-        "embedding": FieldConfig if len(steps) > 2 else EmbeddingConfig,
-        "model": DLRMConfig if content.get("model", {}).get("name") == "dlrm" else DeepFMConfig,
-        "train": TrainConfig,
-    }
-    return sorted((by_place.get(steps[0], model) if steps else model).model_fields)

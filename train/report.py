@@ -1,5 +1,6 @@
 """The report of a finished run: bytes by field, full against compressed, and the metrics; a table or JSON."""
 
+import sys
 from typing import Any
 
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.table import Table
 from ..protos import manifest_pb2 as pb
 from ..protos import plan
 
+PIPED_WIDTH = 160
 SCHEMES = {pb.FULL: "full", pb.HASHED: "hash", pb.QUOTIENT_REMAINDER: "qr"}  # as recipes name them
 
 
@@ -17,7 +19,7 @@ def as_dict(manifest: pb.Manifest) -> dict[str, Any]:
         {
             "feature": field.feature,
             "cardinality": field.cardinality,
-            "scheme": SCHEMES[field.scheme],
+            "scheme": SCHEMES.get(field.scheme, pb.Scheme.Name(field.scheme).lower()),
             "combine": pb.Combine.Name(field.combine).lower(),
             "dim": field.dim,
             "rows": [table.rows for table in field.tables],
@@ -41,7 +43,8 @@ def as_dict(manifest: pb.Manifest) -> dict[str, Any]:
 
 def print_report(manifest: pb.Manifest, facts: dict[str, float]) -> None:
     """Print the table of bytes by field and the metrics."""
-    console, report = Console(highlight=False), as_dict(manifest)
+    report = as_dict(manifest)
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
     table = Table(title="Embedding tables", caption="float32 bytes; rows of each table")
     for name in ("field", "ids", "scheme", "rows", "dim"):
         table.add_column(name, justify="left" if name in ("field", "scheme") else "right")

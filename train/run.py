@@ -21,7 +21,8 @@ from .model import Model
 from .planning import make_plan
 from .prepare import prepare
 from .progress import Display
-from .recipe import DeepFMConfig, Recipe, read_recipe, to_toml
+from .recipe import DeepFMConfig, Recipe
+from .recipe_file import read_recipe, to_toml
 from .report import as_dict, print_report
 
 INTERRUPTED = 130
@@ -71,7 +72,7 @@ def train(
     Raises:
         QuoremError: see errors.py. Interrupted: saved, and not finished.
     """
-    resolved, plan_text = to_toml(recipe), _read(plan_path)
+    resolved, plan_text = to_toml(recipe, base), _read(plan_path)
     check_run(out, resume=resume)
     prepared = prepare(recipe, base)
     schema, dense_count = prepared.schema, len(dense_features(prepared.schema))

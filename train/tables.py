@@ -5,6 +5,7 @@ G groups (packing.py); D dim. Ids are int64 from end to end; -1 pads a bag.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +27,12 @@ class PackedGroup(nn.Module):
     weight decay pulls it to one, not to zero.
     """
 
-    def __init__(self, group: Group, fields: Sequence[pb.Field], slots: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(
+        self, group: Group, fields: Sequence[pb.Field], slots: Mapping[str, tuple[int, int]], bags: Mapping[str, bool]
+    ) -> None:
+        """Lay the tables out; `bags` holds bag feature -> whether it is averaged (else summed)."""
         super().__init__()
-        self.group = group
+        self.group, self.bags = group, bags
         self.fields = [fields[position] for position in group.fields]
         self.spans = [slots[field.feature] for field in self.fields]
         self.columns: Tensor
@@ -56,7 +60,7 @@ class PackedGroup(nn.Module):
             ):
                 per_slot = np.repeat(values, repeat).tolist()
                 self.register_buffer(f"{name}{j}", torch.tensor(per_slot, dtype=torch.int64), persistent=False)
-        self.bags = any(length > 1 for _, length in self.spans)
+        self.pools = any(field.feature in bags for field in self.fields)
 
     def reset(self, generator: torch.Generator) -> None:
         """Draw fresh tables, partition by partition."""
@@ -72,29 +76,22 @@ class PackedGroup(nn.Module):
             taken = taken // self.get_buffer(f"divide{j}")
         return taken % self.get_buffer(f"modulus{j}") + self.get_buffer(f"offset{j}")
 
-    def forward(self, ids: Tensor, poolings: Mapping[str, bool]) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Composed and pooled vectors.
-
-        Args:
-            ids: (B, T) int64.
-            poolings: bag feature -> whether it is averaged (else summed).
+    def forward(self, ids: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        """Composed and pooled vectors of ids (B, T) int64.
 
         Returns:
             (B, fields, D) float32, and the rows that were looked up with their packed table, for the L2 term.
         """
         ids = ids[:, self.columns]
-        padded = self.bags and ids < 0
-        known = ids.clamp(min=0) if self.bags else ids
-        touched = list[tuple[Tensor, Tensor]]()
-        vectors = torch.empty(0)
+        present = ids >= 0 if self.pools else None  # False: padding
+        known = ids if present is None else ids.clamp(min=0)
+        touched, parts = list[tuple[Tensor, Tensor]](), list[Tensor]()
         for j, weight in enumerate(self.weights):
             rows = self.rows(known, j)
-            touched.append((weight, rows))
-            part = functional.embedding(rows, weight)  # (B, slots, D)
-            vectors = part if j == 0 else self._join(vectors, part)
-        if isinstance(padded, Tensor):
-            vectors = self._pool(vectors.masked_fill(padded.unsqueeze(-1), 0.0), ~padded, poolings)
-        return vectors, touched
+            touched.append((weight, rows if present is None else rows[present[:, : self.slots[j]]]))
+            parts.append(functional.embedding(rows, weight))  # (B, slots, D)
+        vectors = reduce(self._join, parts)
+        return (vectors if present is None else self._pool(vectors, present)), touched
 
     def _join(self, vectors: Tensor, part: Tensor) -> Tensor:
         if self.group.combine == pb.CONCAT:
@@ -104,14 +101,15 @@ class PackedGroup(nn.Module):
         head = head * (part + 1.0) if self.group.combine == pb.MULT else head + part
         return head if count == vectors.shape[1] else torch.cat([head, vectors[:, count:]], dim=1)
 
-    def _pool(self, vectors: Tensor, present: Tensor, poolings: Mapping[str, bool]) -> Tensor:
+    def _pool(self, vectors: Tensor, present: Tensor) -> Tensor:
         """(B, slots, D) -> (B, fields, D): each bag's slots summed or averaged; an empty bag is the zero vector."""
+        vectors = vectors.masked_fill(~present.unsqueeze(-1), 0.0)
         pooled, start = list[Tensor](), 0
         for field, (_, length) in zip(self.fields, self.spans, strict=True):
             part = vectors[:, start : start + length]
-            if field.feature in poolings:
+            if field.feature in self.bags:
                 part = part.sum(1, keepdim=True)
-                if poolings[field.feature]:
+                if self.bags[field.feature]:
                     part = part / present[:, start : start + length].sum(1).clamp(min=1).view(-1, 1, 1)
             pooled.append(part)
             start += length
@@ -132,8 +130,7 @@ class Tables(nn.Module):
         self, fields: Sequence[pb.Field], slots: Mapping[str, tuple[int, int]], bags: Mapping[str, bool]
     ) -> None:
         super().__init__()
-        self.bags = dict(bags)
-        self.groups = nn.ModuleList(PackedGroup(group, fields, slots) for group in groups(fields))
+        self.groups = nn.ModuleList(PackedGroup(group, fields, slots, bags) for group in groups(fields))
 
     def packed(self) -> Iterator[PackedGroup]:
         """The groups, typed."""
@@ -145,7 +142,7 @@ class Tables(nn.Module):
         """(B, T) int64 -> (B, sum of dims) float32 and the touched (table, rows)."""
         parts, touched = list[Tensor](), list[tuple[Tensor, Tensor]]()
         for group in self.packed():
-            vectors, rows = group(ids, self.bags)
+            vectors, rows = group(ids)
             parts.append(vectors.flatten(1))
             touched += rows
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)), touched

@@ -1,0 +1,181 @@
+"""The recipe file: TOML with settings laid over it becomes a recipe, or one error that names the key."""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import tomli_w
+from pydantic import BaseModel, ValidationError
+
+from ..protos.errors import RecipeError
+from .recipe import Recipe
+
+SHIPPED = Path(__file__).parent / "recipes"
+SPAN = re.compile(r"^(?P<stem>.*?)(?P<first>\d+)\.\.(?P=stem)(?P<last>\d+)$")  # "C1..C26"
+LONGEST_SPAN = 10_000
+FOUND_LENGTH = 120
+REMEDIES = {  # pydantic's kinds of complaint -> what to do
+    "missing": "Add the key",
+    "literal_error": "Take one of these",
+    "union_tag_invalid": "Take one of these",
+    "union_tag_not_found": "Add the key that says which kind it is",
+}
+
+
+def shipped_recipes() -> list[str]:
+    """The names of the recipes that come with quorem."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def read_recipe(name: str, settings: Sequence[str] = (), seed: int | None = None) -> tuple[Recipe, Path]:
+    """Read a recipe, a file or the name of a shipped one, with `key=value` settings laid over it.
+
+    Returns:
+        The recipe, and the directory that its relative paths start from (the file's; for a shipped one, the current).
+
+    Raises:
+        RecipeError: no such recipe, not TOML, an unknown key, a value out of its range; it names the key.
+    """
+    path, base = Path(name), Path(name).parent
+    if not path.is_file() and (SHIPPED / f"{name}.toml").is_file():
+        path, base = SHIPPED / f"{name}.toml", Path()
+    if not path.is_file():
+        raise RecipeError(
+            "a recipe is a TOML file or the name of a shipped one",
+            found=f"no file {name!r}",
+            where="RECIPE",
+            remedy=f"Shipped recipes: {', '.join(shipped_recipes())}",
+        )
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError("a recipe is TOML", found=str(error), where=str(path), remedy="Mend that line") from None
+    for section in (content, content.get("embedding")):
+        key = "features" if section is content else "fields"
+        if isinstance(section, dict) and isinstance(section.get(key), dict):
+            section[key] = _expand_spans(section[key], str(path))
+    for setting in [*settings, *([] if seed is None else [f"train.seed={seed}"])]:
+        _lay_over(content, setting)
+    try:
+        return Recipe.model_validate(content), base
+    except ValidationError as error:
+        raise _explain(error, content, str(path)) from None
+
+
+def to_toml(recipe: Recipe, base: Path) -> str:
+    """The resolved recipe as TOML, for the run directory: every default written out, relative paths made absolute."""
+    content = recipe.model_dump(mode="json", exclude_none=True)
+    for key in ("train", "valid", "test", "path"):
+        place = content["data"].get(key)
+        if place and not place.startswith(("/", "$", "~")):
+            content["data"][key] = str((base / place).absolute())
+    given = recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    content["features"] = given["features"]  # here, which keys stand depends on the kind: defaults would be refused
+    if not recipe.model.first_order:
+        del content["embedding"]["first_order"]
+    return tomli_w.dumps(content)
+
+
+def _expand_spans(section: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`"C1..C26" = {...}` is twenty-six lines in one."""
+    expanded = dict[str, Any]()
+    for name, config in section.items():
+        names = [name]
+        if span := SPAN.match(name):
+            first, last, width = int(span["first"]), int(span["last"]), len(span["first"])
+            padded = width if span["first"].startswith("0") else 1
+            names = [f"{span['stem']}{number:0{padded}}" for number in range(first, last + 1)]
+            if not 1 <= len(names) <= LONGEST_SPAN:
+                raise RecipeError(
+                    f"a span rises, over at most {LONGEST_SPAN} names",
+                    found=name,
+                    where=where,
+                    remedy='Write "C1..C26"',
+                )
+        for each in names:
+            if each in expanded:
+                raise RecipeError(
+                    "a name stands once", found=f"{each!r} twice", where=f"{where}, {name}", remedy="Drop one of them"
+                )
+            expanded[each] = dict(config) if isinstance(config, dict) else config
+    return expanded
+
+
+def _lay_over(content: dict[str, Any], setting: str) -> None:
+    """Set one dotted key: `embedding.collisions=4`. Keys and values are TOML; a value that is not is a string."""
+    key, equals, value = setting.partition("=")
+    steps = list[str]()
+    try:
+        nested: Any = tomllib.loads(f"{key} = 0")
+        while isinstance(nested, dict):
+            ((step, nested),) = nested.items()
+            steps.append(step)
+    except (tomllib.TOMLDecodeError, ValueError):
+        equals = ""
+    if not equals:
+        raise RecipeError(
+            "a setting is key=value", found=setting, where="--set", remedy="Write it as embedding.collisions=4"
+        )
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    for step in steps[:-1]:
+        content = content.setdefault(step, {})
+        if not isinstance(content, dict):
+            raise RecipeError(
+                "a dotted key leads through sections", found=f"`{step}`, a value", where=f"--set {setting}"
+            )
+    content[steps[-1]] = parsed
+
+
+def _explain(error: ValidationError, content: dict[str, Any], where: str) -> RecipeError:
+    """The first of pydantic's complaints, as a rule, what was found, and a remedy."""
+    first = error.errors(include_url=False, include_context=False)[0]
+    steps, unknown = _steps(first["loc"], content), first["type"] == "extra_forbidden"
+    place = f"{where}, key {'.'.join(steps)}" if steps else where
+    if unknown:
+        section = _keys(Recipe, steps[:-1], content)
+        close = difflib.get_close_matches(steps[-1], section, 1)
+        remedy = f"Did you mean `{close[0]}`?" if close else f"Known keys: {', '.join(section)}"
+        return RecipeError("a recipe has only known keys", found=f"`{steps[-1]}`", where=place, remedy=remedy)
+    more = f"; {error.error_count() - 1} more to mend after it" if error.error_count() > 1 else ""
+    found = "nothing" if first["type"] == "missing" else repr(first["input"])
+    return RecipeError(
+        first["msg"].removeprefix("Value error, "),
+        found=found if len(found) <= FOUND_LENGTH else "",
+        where=place,
+        remedy=REMEDIES.get(first["type"], "Mend the key, or leave it out for the default") + more,
+    )
+
+
+def _steps(location: Sequence[str | int], content: Any) -> list[str]:
+    """A complaint's place as keys of the recipe: the names of union members are no keys, but for the last step."""
+    steps = list[str]()
+    for position, step in enumerate(location):
+        inside = isinstance(content, dict) and step in content
+        if inside or isinstance(step, int) or (position == len(location) - 1 and isinstance(content, dict)):
+            steps.append(str(step))
+            content = content[step] if inside else None
+    return steps
+
+
+def _keys(model: Any, steps: Sequence[str], content: Any) -> list[str]:
+    """The keys that the section at `steps` knows, found by following the models' fields."""
+    models = _models(model)
+    if not steps:
+        return sorted({key for each in models for key in each.model_fields})
+    for each in models:
+        if steps[0] in each.model_fields:
+            return _keys(each.model_fields[steps[0]].annotation, steps[1:], content)
+    return _keys(model, steps[1:], content)  # the key of a table of sections: a feature's name
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that an annotation may mean: itself, or the members of a union or a table."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [each for part in get_args(annotation) for each in _models(part)]
