@@ -130,14 +130,6 @@ def check_field(field: pb.Field, where: str, *, proved: bool = True) -> None:
         refuse(f"no table has more rows than the field has ids ({n})", f"{pairs(field)}", "Ask for fewer rows")
     if field.scheme not in SCHEMES:
         refuse("a field names its scheme", f"scheme {field.scheme}", "Build the plan again")
-    if (len(tables) == 1) != (field.scheme in (pb.FULL, pb.HASHED)) or (
-        field.scheme == pb.QUOTIENT_REMAINDER and len(tables) != 2
-    ):
-        refuse(
-            "full and hashed fields have one table, quotient-remainder two, other schemes several",
-            f"{len(tables)} of scheme {pb.Scheme.Name(field.scheme)}",
-            "Build the plan again",
-        )
     if field.combine not in (pb.ALONE, pb.MULT, pb.ADD, pb.CONCAT):
         refuse("a field says how its tables are joined", f"combine {field.combine}", "Name a combine")
     if (len(tables) == 1) != (field.combine == pb.ALONE):
@@ -160,6 +152,13 @@ def check_field(field: pb.Field, where: str, *, proved: bool = True) -> None:
             found=f"{n} ids on tables {pairs(field)}",
             where=where,
             remedy="Build the plan again",
+        )
+    expected = {pb.FULL: 1, pb.QUOTIENT_REMAINDER: 2}.get(field.scheme, len(tables))
+    if len(tables) != expected:
+        refuse(
+            "a full field has one table, a quotient-remainder field two",
+            f"{len(tables)} of scheme {pb.Scheme.Name(field.scheme)}",
+            "Build the plan again",
         )
 
 

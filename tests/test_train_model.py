@@ -19,18 +19,17 @@ from quorem.train.recipe import EmbeddingConfig
 
 ROWS = 64
 BOUND = 1e-5
+BAGS = {"bag": 4, "short": 2, "one": 1}  # name -> slots
 
 
 def schema_of(encoding: str) -> tuple[pb.Schema, dict[str, VocabularyValues]]:
-    """Three fields of one encoding, two bags, and dense features of every transform."""
+    """Three fields of one encoding, three bags, and dense features of every transform."""
     schema, vocabularies = pb.Schema(), {}
-    for position, (name, size) in enumerate((("a", 50), ("b", 7), ("c", 31), ("bag", 40), ("short", 3))):
+    for position, (name, size) in enumerate((("a", 50), ("b", 7), ("c", 31), ("bag", 40), ("short", 3), ("one", 9))):
         feature = schema.features.add(name=name, side=pb.CONTEXT if position % 2 else pb.CANDIDATE, values=pb.INTEGER)
-        if name in ("bag", "short"):
-            feature.bag.CopyFrom(
-                pb.Bag(max_length=4 if name == "bag" else 2, pooling=pb.MEAN if name == "bag" else pb.SUM)
-            )
-        if encoding == "id" or (encoding == "bucket" and name in ("bag", "short")):
+        if name in BAGS:
+            feature.bag.CopyFrom(pb.Bag(max_length=BAGS[name], pooling=pb.SUM if name == "short" else pb.MEAN))
+        if encoding == "id" or (encoding == "bucket" and name in BAGS):
             feature.id.CopyFrom(pb.IdRange(size=size, out_of_range=pb.RARE))
         elif encoding == "hash":
             feature.hash.CopyFrom(pb.Hash(buckets=size, seed=position))
@@ -148,9 +147,20 @@ def test_rows_are_exact_at_large_ids(n: int) -> None:
         {0, 1, m - 1, m, n // 2, n - 2, n - 1, *(x for x in (2**24 - 1, 2**24, 2**24 + 1, 2**31, 2**33) if x < n)}
     )
     with torch.device("meta"):  # no memory for tables: rows alone are asked for
-        group = PackedGroup(groups([field])[0], [field], {"x": (0, 1)})
+        group = PackedGroup(groups([field])[0], [field], {"x": (0, 1)}, {})
     for j, table in enumerate(field.tables):
         for name, value in (("divide", table.divide), ("modulus", table.rows), ("offset", 0)):
             setattr(group, f"{name}{j}", torch.tensor([value]))
         found = group.rows(torch.tensor(ids).unsqueeze(1), j)[:, 0].tolist()
         assert found == [x // table.divide % table.rows for x in ids]
+
+
+def test_padding_is_no_row_that_was_looked_up() -> None:
+    schema, _ = schema_of("id")
+    plan = make_plan(EmbeddingConfig(scheme="full", dim=4), schema, first_order=False)
+    model = Model(schema, plan, nets.deepfm(plan, 3, mlp=[4], batchnorm=False, dropout=0))
+    slots = sum(length for length in BAGS.values()) + 3
+    ids = torch.full((2, slots), -1)
+    ids[:, :3] = 1  # the three single fields; all bags are empty
+    _, touched = model.embedding(ids)
+    assert sum(len(rows.unique()) for _, rows in touched) == 3

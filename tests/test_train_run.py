@@ -170,6 +170,9 @@ def test_a_plan_overrides_the_embedding_section(recipe: Path, run: Path, tmp_pat
         ("embedding.scheme=cubist", "embedding.scheme"),
         ("embedding.fields.nobody={}", "nobody"),
         ("features.C7.size=3", "size"),
+        ("train.batch='64'", "train.batch"),
+        ("embedding.fields.C1.dim=3", "one dimension"),
+        ("features.C3..C1={kind='dense'}", "key=value"),
         ("model.name=perceptron", "model"),
         ("embedding.dim=0", "embedding.dim"),
         ("data.source=papyrus", "data.source"),
@@ -277,3 +280,95 @@ def test_a_loss_that_is_no_number_stops_the_run(recipe: Path, tmp_path: Path) ->
     assert "finite" in told
     assert "epoch" in told
     assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_a_recipe_in_the_run_directory_is_the_users(recipe: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "recipe.toml"
+    mine.write_text("# mine\n" + RECIPE)
+    quorem("train", mine, "--out", tmp_path, "--quiet", check=2)
+    assert mine.read_text() == "# mine\n" + RECIPE
+
+
+def test_the_recipe_of_a_run_makes_the_same_run(run: Path, tmp_path: Path) -> None:
+    quorem("train", run / "recipe.toml", "--out", tmp_path / "again", "--quiet", "--device", "cpu")
+    assert (run / "weights.safetensors").read_bytes() == (tmp_path / "again" / "weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("optimizer", ["amsgrad", "adagrad"])
+def test_every_optimizer_learns(recipe: Path, tmp_path: Path, optimizer: str) -> None:
+    lr = "0.05" if optimizer == "adagrad" else "0.003"
+    settings = ("--set", f"train.optimizer={optimizer}", "--set", f"train.lr={lr}", "--set", "train.l2_rows=all")
+    done = quorem("train", recipe, "--out", tmp_path / "run", "--quiet", "--json", *settings)
+    assert json.loads(done.stdout)["test"]["auc"] > 0.55
+
+
+CSV = """
+[data]
+source = "csv"
+path = "rows.csv"
+split = { by = "share", valid = 0.2, test = 0.2 }
+sample_weight = "weight"
+group = "who"
+[features]
+item = { kind = "categorical", encoding = "id", size = 4 }
+tags = { kind = "bag", encoding = "vocabulary", max_length = 1 }
+[model]
+name = "deepfm"
+mlp = [4]
+[train]
+batch = 32
+epochs = 8
+lr = 0.05
+"""
+
+
+def test_weights_decide_what_is_learnt_and_groups_are_scored(tmp_path: Path) -> None:
+    """Each item is a click once and none once; the weights say which counts."""
+    rows = [
+        f"{item},t{item},u{n % 5},{label},{1.0 if label == item % 2 else 0.001}"
+        for n in range(60)
+        for item in range(4)
+        for label in (0, 1)
+    ]
+    (tmp_path / "rows.csv").write_text("item,tags,who,label,weight\n" + "\n".join(rows) + "\n")
+    (tmp_path / "weights.toml").write_text(CSV)
+    done = quorem("train", tmp_path / "weights.toml", "--out", tmp_path / "run", "--quiet", "--json")
+    found = json.loads(done.stdout)["test"]
+    assert found["auc"] > 0.99
+    assert found["grouped_auc"] > 0.99
+    (tmp_path / "rows.csv").write_text(
+        "item,tags,who,label,weight\n" + "\n".join(f"1,a,u,{n % 2},0" for n in range(50))
+    )
+    assert "one class" in quorem("train", tmp_path / "weights.toml", "--out", tmp_path / "none", check=2).stderr
+
+
+def test_stopped_in_the_middle_of_an_epoch_and_resumed(recipe: Path, run: Path, tmp_path: Path, monkeypatch) -> None:
+    from quorem.train import loop
+
+    seen = []
+
+    def stop_at(step: int):
+        def run_step(*arguments):
+            seen.append(1)
+            if len(seen) == step:
+                signal.raise_signal(signal.SIGINT)
+            return real(*arguments)
+
+        return run_step
+
+    real = loop.binary_cross_entropy_with_logits
+    arguments = ("train", recipe, "--out", tmp_path / "run", "--quiet", "--device", "cpu")
+    for step in (3, 14, 16):  # inside the first epoch, inside the second, and its last batch
+        seen.clear()
+        monkeypatch.setattr(loop, "binary_cross_entropy_with_logits", stop_at(step))
+        resumed = ("--resume",) if step > 3 else ()
+        told = quorem(*arguments, *resumed, check=130).stderr
+        assert "--resume" in told
+    monkeypatch.setattr(loop, "binary_cross_entropy_with_logits", real)
+    quorem(*arguments, "--resume")
+    assert (run / "weights.safetensors").read_bytes() == (tmp_path / "run" / "weights.safetensors").read_bytes()
+    undisturbed, resumed = (
+        [json.loads(line) for line in (each / "metrics.jsonl").read_text().splitlines()]
+        for each in (run, tmp_path / "run")
+    )
+    assert [line["train_loss"] for line in undisturbed] == [line["train_loss"] for line in resumed]

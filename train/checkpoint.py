@@ -22,11 +22,13 @@ NAME = "checkpoint.safetensors"
 class Progress:
     """How far a run has come.
 
-    epoch: the epoch under way, from 0. batch: batches of it that are done. stale: epochs since the best one.
+    epoch: the epoch under way, from 0. batch: batches of it that are done, and loss_sum: of their mean losses.
+    stale: epochs since the best one.
     """
 
     epoch: int = 0
     batch: int = 0
+    loss_sum: float = 0.0
     best_auc: float = float("-inf")
     best_epoch: int = 0
     stale: int = 0
@@ -34,22 +36,22 @@ class Progress:
 
 
 def save_checkpoint(
-    directory: Path, model: nn.Module, optimizer: Optimizer, best: dict[str, Tensor], progress: Progress, recipe: str
+    directory: Path, model: nn.Module, optimizer: Optimizer, best: dict[str, Tensor], progress: Progress, identity: str
 ) -> None:
-    """Write the checkpoint whole or not at all."""
+    """Write the checkpoint whole or not at all; `identity` says what it is a checkpoint of."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
     tensors |= {f"optimizer.{name}": value for name, value in state_tensors(optimizer).items()}
     tensors["rng"] = torch.get_rng_state()
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         tensors["cuda_rng"] = torch.cuda.get_rng_state()
-    metadata = {"progress": json.dumps(dataclasses.asdict(progress)), "recipe": recipe}
+    metadata = {"progress": json.dumps(dataclasses.asdict(progress)), "identity": identity}
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     write_atomically(directory / NAME, save(whole, metadata))
 
 
 def load_checkpoint(
-    directory: Path, model: nn.Module, optimizer: Optimizer, recipe: str
+    directory: Path, model: nn.Module, optimizer: Optimizer, identity: str
 ) -> tuple[Progress, dict[str, Tensor]]:
     """Put model, optimizer and random state back.
 
@@ -57,7 +59,7 @@ def load_checkpoint(
         The progress, and the weights of the best epoch so far.
 
     Raises:
-        Malformed: not a checkpoint of this program. RecipeError: the run was started with another recipe.
+        Malformed: not a checkpoint of this program. RecipeError: of another recipe, plan or data.
     """
     path = directory / NAME
     try:
@@ -65,27 +67,27 @@ def load_checkpoint(
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
         progress = Progress(**json.loads(metadata["progress"]))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        if metadata["identity"] != identity:
+            raise RecipeError(
+                "a run goes on with the recipe, plan and data it was started with",
+                found="another recipe, seed, plan or data",
+                where=str(directory),
+                remedy=f"Compare with {directory / 'recipe.toml'}, or train into another directory",
+            )
+        model.load_state_dict(_part(tensors, "model."))
+        load_state_tensors(optimizer, _part(tensors, "optimizer."), progress.lr)
+        torch.set_rng_state(tensors["rng"])
+        if torch.cuda.is_initialized() and "cuda_rng" in tensors:
+            torch.cuda.set_rng_state(tensors["cuda_rng"])
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise Malformed(
             "a checkpoint is a whole safetensors file with its progress",
-            found=str(error),
+            found=str(error)[:200],
             where=str(path),
             remedy="Delete the directory and train again",
         ) from None
-    if metadata["recipe"] != recipe:
-        raise RecipeError(
-            "a run goes on with the recipe it was started with",
-            found="another recipe, seed or plan",
-            where=str(directory),
-            remedy=f"Use the one in {directory / 'recipe.toml'}, or train into another directory",
-        )
+    return progress, _part(tensors, "best.")
 
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
-    model.load_state_dict(part("model."))
-    load_state_tensors(optimizer, part("optimizer."), progress.lr)
-    torch.set_rng_state(tensors["rng"])
-    if torch.cuda.is_available() and "cuda_rng" in tensors:
-        torch.cuda.set_rng_state(tensors["cuda_rng"])
-    return progress, part("best.")
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -21,8 +21,11 @@ RECIPE, WEIGHTS, REFERENCE = "recipe.toml", "weights.safetensors", "reference.sa
 REFERENCE_ROWS = 1024
 
 
-def check_run(out: Path, *, resume: bool) -> None:
+def check_run(out: Path, resolved: str, *, resume: bool) -> None:
     """Refuse a directory that holds something else than what this run may write over.
+
+    That is: nothing; or, to be gone on with, a checkpoint; or what a run of the same recipe (`resolved`, as TOML) left
+    that was killed before its first checkpoint.
 
     Raises:
         RecipeError.
@@ -41,8 +44,10 @@ def check_run(out: Path, *, resume: bool) -> None:
             where=str(out),
             remedy="Leave --resume out" if resume else "Say --resume, or name another --out",
         )
-    # A run that was killed before its first checkpoint left no more than these two.
-    if not resume and out.exists() and (not out.is_dir() or {each.name for each in out.iterdir()} - {RECIPE, METRICS}):
+    if resume or not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    recipe = out / RECIPE
+    if not recipe.is_file() or recipe.read_bytes() != resolved.encode():
         raise RecipeError(
             "a run is written into a new or empty directory",
             found="something else",
@@ -60,7 +65,7 @@ def open_run(out: Path, resolved: str, *, resume: bool) -> None:
 
 
 def write_run(out: Path, manifest: pb.Manifest, model: Model, prepared: Prepared) -> None:
-    """Write weights, reference rows and the plot, then the manifest: a directory with one is whole."""
+    """Write weights and reference rows, then the manifest: a directory with one is whole. The plot comes last."""
     tensors: dict[str, np.ndarray] = {**model.weights()}
     for name, vocabulary in prepared.vocabularies.items():
         tensors[f"vocabulary.{name}.values"] = vocabulary.values
@@ -70,10 +75,10 @@ def write_run(out: Path, manifest: pb.Manifest, model: Model, prepared: Prepared
     for name, content in ((WEIGHTS, tensors), (REFERENCE, _reference(model, prepared))):
         contiguous = {key: np.ascontiguousarray(content[key]) for key in sorted(content)}
         manifests.write_atomically(out / name, save(contiguous))
-    plot_learning(out)
     manifest.files.extend(manifests.describe_files(out, [REFERENCE, WEIGHTS]))
     manifests.write(out, manifest)
     (out / CHECKPOINT).unlink(missing_ok=True)
+    plot_learning(out)
 
 
 def _reference(model: Model, prepared: Prepared) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,10 @@ class Interrupted(Exception):
 class Watcher(Protocol):
     """Who is told how a run comes along."""
 
+    def resumed(self, progress: Progress) -> None:
+        """The run goes on from here."""
+        ...
+
     def epoch(self, number: int, batches: int, done: int) -> None:
         """An epoch begins, `done` of its batches behind it."""
         ...
@@ -50,10 +54,10 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Place:
-    """Where and under which name checkpoints are kept: the run's directory, its recipe, and whether to go on."""
+    """Where checkpoints are kept, what they are checkpoints of, and whether to go on from the one that is there."""
 
     directory: Path
-    recipe: str
+    identity: str
     resume: bool
 
 
@@ -71,7 +75,8 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
     torch.manual_seed(config.seed)
     progress, best = Progress(lr=config.lr), dict[str, Tensor]()
     if place.resume:
-        progress, best = load_checkpoint(place.directory, model, optimizer, place.recipe)
+        progress, best = load_checkpoint(place.directory, model, optimizer, place.identity)
+        watcher.resumed(progress)
     # A last batch of one row joins the one before it: batch normalisation needs a variance.
     batches = max(1, -(-(len(train) - 1) // config.batch))
     glance = min(LONGEST_BLIND, -(-batches // LOOKS))
@@ -80,8 +85,7 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
             watcher.epoch(progress.epoch + 1, batches, progress.batch)
             order = _shuffled(len(train), config.seed, progress.epoch).to(train.labels.device)
             model.train()
-            begun, looked, mean = progress.batch, progress.batch, float("nan")
-            total = torch.zeros((), device=train.labels.device)
+            looked, total = progress.batch, torch.tensor(progress.loss_sum, device=train.labels.device)
             for number in range(progress.batch, batches):
                 end = len(train) if number == batches - 1 else (number + 1) * config.batch
                 chosen = order[number * config.batch : end]
@@ -93,23 +97,21 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
                 optimizer.step()
                 total += loss.detach()
                 progress.batch = number + 1
-                if progress.batch - looked == glance or progress.batch == batches or stopping():
-                    mean = total.item() / (progress.batch - begun)
-                    watcher.step(progress.batch - looked, (progress.batch - looked) * config.batch, mean)
+                stop = stopping()
+                if progress.batch - looked == glance or progress.batch == batches or stop:
+                    progress.loss_sum = total.item()
+                    rows = min(end, len(train)) - looked * config.batch
+                    watcher.step(progress.batch - looked, rows, progress.loss_sum / progress.batch)
                     looked = progress.batch
-                    if not np.isfinite(mean):
-                        raise QuoremError(
-                            "the loss is a finite number",
-                            found=str(mean),
-                            where=f"epoch {progress.epoch + 1}, batches up to {progress.batch}",
-                            remedy="Lower train.lr; the last checkpoint is whole, --resume goes on from it",
-                        )
-                if stopping():
-                    save_checkpoint(place.directory, model, optimizer, best, progress, place.recipe)
+                    if not np.isfinite(progress.loss_sum):
+                        raise _no_number("loss", f"epoch {progress.epoch + 1}, batches up to {progress.batch}")
+                if stop:
+                    save_checkpoint(place.directory, model, optimizer, best, progress, place.identity)
                     raise Interrupted
+            mean, lr = progress.loss_sum / batches, progress.lr
             metrics = evaluate_rows(model, valid)
             better = metrics["auc"] > progress.best_auc
-            progress.epoch, progress.batch = progress.epoch + 1, 0
+            progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
             if better:
                 progress.best_auc, progress.best_epoch, progress.stale = metrics["auc"], progress.epoch, 0
                 best = {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -118,8 +120,8 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
                 progress.lr *= config.lr_decay
                 for group in optimizer.param_groups:
                     group["lr"] = progress.lr
-            watcher.validated(progress.epoch, mean, metrics, progress.lr, better)
-            save_checkpoint(place.directory, model, optimizer, best, progress, place.recipe)
+            save_checkpoint(place.directory, model, optimizer, best, progress, place.identity)
+            watcher.validated(progress.epoch, mean, metrics, lr, better)
     model.load_state_dict(best)
     return progress
 
@@ -142,18 +144,37 @@ def score_rows(model: Model, rows: Rows) -> Floats:
 
 def evaluate_rows(model: Model, rows: Rows) -> dict[str, float]:
     """All metrics of a model on some rows."""
-    weights = None if rows.weights is None else rows.weights.cpu().numpy()
-    return evaluate(score_rows(model, rows), rows.labels.cpu().numpy(), weights, rows.groups)
+    logits, weights = score_rows(model, rows), None if rows.weights is None else rows.weights.cpu().numpy()
+    if not np.isfinite(logits).all():
+        raise _no_number("logit", f"{len(rows)} rows that are evaluated")
+    return evaluate(logits, rows.labels.cpu().numpy(), weights, rows.groups)
+
+
+def _no_number(what: str, where: str) -> QuoremError:
+    return QuoremError(
+        f"every {what} is a finite number",
+        found="one that is not",
+        where=where,
+        remedy="Lower train.lr and train into another directory",
+    )
 
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn SIGINT and SIGTERM into a flag that the loop looks at between batches."""
-    asked = list[int]()
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(kind, lambda number, _: asked.append(number)) for kind in kinds]
+    """Turn the first SIGINT or SIGTERM into a flag, looked at between batches; a second one ends the run at once."""
+    asked, before = list[int](), dict[int, Any]()
+
+    def ask(number: int, _frame: object) -> None:
+        asked.append(number)
+        restore()
+
+    def restore() -> None:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        before[kind] = signal.signal(kind, ask)
     try:
         yield lambda: bool(asked)
     finally:
-        for kind, handler in zip(kinds, before, strict=True):
-            signal.signal(kind, handler)
+        restore()

@@ -1,5 +1,6 @@
 """The plot of a run: loss and AUC by epoch, as one SVG file."""
 
+import io
 import json
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import matplotlib as mpl
 mpl.use("svg")
 from matplotlib.figure import Figure
 
+from ..protos.manifest import write_atomically
 from .progress import METRICS
 
 NAME = "learning.svg"
@@ -28,4 +30,6 @@ def plot_learning(directory: Path) -> None:
         best = max(lines, key=lambda line: line["auc"])
         right.annotate(f"best {best['auc']:.4f}", (best["epoch"], best["auc"]))
         right.set(xlabel="epoch", ylabel="validation AUC")
-        figure.savefig(directory / NAME, metadata={"Date": None})
+        drawn = io.BytesIO()
+        figure.savefig(drawn, metadata={"Date": None})
+    write_atomically(directory / NAME, drawn.getvalue())

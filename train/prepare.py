@@ -42,6 +42,10 @@ def prepare(recipe: Recipe, base: Path) -> Prepared:
     data, features = recipe.data, recipe.features
     splits = read(data, list(features), base, column_types(features))
     schema, vocabularies, encoded = fit_schema(features, splits.train)
+    if len(splits.train) < 2:
+        raise DataError(
+            "there are at least two rows to learn from", found=str(len(splits.train)), where="training split"
+        )
     train = _rows(data, schema, vocabularies, encoded, splits.train)
     heldout_table = splits.valid if splits.test is None else splits.test
     heldout_raw = encode_table(schema, features, heldout_table)

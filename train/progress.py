@@ -9,25 +9,27 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..protos.manifest import write_atomically
+from .checkpoint import Progress as Checkpointed
+
 METRICS = "metrics.jsonl"
 
 
 class Display:
     """Shows a run on the terminal (stderr) and appends one JSON line per epoch to the run's metrics.jsonl."""
 
-    def __init__(self, directory: Path, epochs: int, *, quiet: bool) -> None:
-        self.console = Console(stderr=True, quiet=quiet)
-        self.path, self.epochs = directory / METRICS, epochs
+    def __init__(self, directory: Path, console: Console) -> None:
+        self.console, self.path = console, directory / METRICS
         self.best_auc, self.rate, self.rows, self.since = float("nan"), 0.0, 0, time.perf_counter()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn(
-                "loss {task.fields[loss]:.4f}  best AUC {task.fields[auc]:.5f}  {task.fields[rate]:,.0f} rows/s"
-            ),
+            TextColumn("{task.fields[told]}"),
             TimeRemainingColumn(),
         )
-        self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.bar = Progress(
+            *columns, console=self.console, transient=True, disable=console.quiet or not console.is_terminal
+        )
         self.task = self.bar.add_task("epoch", total=None, told="")
 
     def __enter__(self) -> Self:
@@ -38,6 +40,12 @@ class Display:
     def __exit__(self, *_: object) -> None:
         """Stop drawing, whatever happened."""
         self.bar.stop()
+
+    def resumed(self, progress: Checkpointed) -> None:
+        """The run goes on: lines of epochs that the checkpoint does not know are dropped, whole or half-written."""
+        self.best_auc = progress.best_auc if progress.best_epoch else float("nan")
+        lines = self.path.read_text("utf-8").splitlines()[: progress.epoch] if self.path.exists() else []
+        write_atomically(self.path, "".join(f"{line}\n" for line in lines).encode())
 
     def epoch(self, number: int, batches: int, done: int) -> None:
         """An epoch begins, `done` of its batches behind it."""

@@ -1,6 +1,7 @@
 """A training run: recipe -> rows -> schema, plan and net -> trained weights -> run directory."""
 
 import argparse
+import hashlib
 import json
 import shlex
 import sys
@@ -9,23 +10,26 @@ from pathlib import Path
 import numpy as np
 import torch
 from google.protobuf import json_format
+from rich.console import Console
 
 from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
 from ..protos import nets
-from ..protos.errors import Malformed, MissingFile, QuoremError
+from ..protos.errors import Malformed, MissingFile, PlanError, QuoremError
+from ..protos.plan import table_bytes
 from ..protos.schema import dense_features
 from .directory import check_run, open_run, write_run
 from .loop import Interrupted, Place, evaluate_rows, fit
 from .model import Model
 from .planning import make_plan
-from .prepare import prepare
+from .prepare import Prepared, prepare
 from .progress import Display
 from .recipe import DeepFMConfig, Recipe
 from .recipe_file import read_recipe, to_toml
 from .report import as_dict, print_report
 
 INTERRUPTED = 130
+LARGEST_PLAN_BYTES = 2**46  # no machine has as much; below it, sizes and offsets fit int64 with room to spare
 
 
 def main(args: argparse.Namespace) -> int:
@@ -36,7 +40,8 @@ def main(args: argparse.Namespace) -> int:
         manifest, facts = train(recipe, base, args.out, args.plan, device, resume=args.resume, quiet=args.quiet)
     except Interrupted:
         again = shlex.join(["quorem", "train", args.recipe, "--out", str(args.out), "--resume", *_repeat(args)])
-        print(f"\nStopped; everything up to the last batch is saved. Go on with:\n  {again}", file=sys.stderr)
+        told = f"\nStopped; everything up to the last batch is saved. Go on with:\n  {again}"
+        print(json.dumps({"error": "Interrupted", "remedy": again}) if args.json else told, file=sys.stderr)
         return INTERRUPTED
     if args.json:
         print(json.dumps({"run": str(args.out), "device": device.type, **as_dict(manifest), **facts}))
@@ -72,25 +77,22 @@ def train(
     Raises:
         QuoremError: see errors.py. Interrupted: saved, and not finished.
     """
-    resolved, plan_text = to_toml(recipe, base), _read(plan_path)
-    check_run(out, resume=resume)
+    resolved = to_toml(recipe, base)
+    given = _read_plan(plan_path) if plan_path else None
+    check_run(out, resolved, resume=resume)
     prepared = prepare(recipe, base)
     schema, dense_count = prepared.schema, len(dense_features(prepared.schema))
-    if plan_path:
-        plan = _parse_plan(plan_text, str(plan_path))
-    else:
-        plan = make_plan(recipe.embedding, schema, first_order=recipe.model.first_order)
+    plan = given or make_plan(recipe.embedding, schema, first_order=recipe.model.first_order)
     net = _make_net(recipe, plan, dense_count)
     manifest = pb.Manifest(format_version=manifests.FORMAT_VERSION, schema=schema, plan=plan, net=net)
     manifests.check(manifest, str(plan_path or "recipe"))
 
-    model = Model(schema, plan, net)
-    model.reset(recipe.train.seed)
-    model.to(device)
+    model = _make_model(manifest, recipe.train.seed, device)
     train_rows, valid_rows = prepared.train.to(device), prepared.valid.to(device)
     open_run(out, resolved, resume=resume)
-    with Display(out, recipe.train.epochs, quiet=quiet) as display:
-        progress = fit(model, train_rows, valid_rows, recipe.train, Place(out, resolved + plan_text, resume), display)
+    place = Place(out, _identity(resolved, manifest, prepared), resume)
+    with Display(out, Console(stderr=True, quiet=quiet)) as display:
+        progress = fit(model, train_rows, valid_rows, recipe.train, place, display)
 
     facts = prepared.facts
     manifest.training.CopyFrom(
@@ -116,21 +118,50 @@ def train(
     return manifest, {name: value for name, value in planted.items() if value is not None}
 
 
-def _read(plan: Path | None) -> str:
-    if plan is None:
-        return ""
-    if not plan.is_file():
-        raise MissingFile("--plan names a plan.json", found="no such file", where=str(plan), remedy="Check the path")
-    return plan.read_text("utf-8", errors="replace")
-
-
-def _parse_plan(text: str, where: str) -> pb.Plan:
+def _read_plan(path: Path) -> pb.Plan:
+    if not path.is_file():
+        raise MissingFile("--plan names a plan.json", found="no such file", where=str(path), remedy="Check the path")
     try:
-        return json_format.Parse(text, pb.Plan())
-    except json_format.ParseError as error:
+        plan = json_format.Parse(path.read_bytes(), pb.Plan())
+    except (json_format.ParseError, UnicodeDecodeError) as error:
         raise Malformed(
-            "a plan is the JSON form of quorem.v1.Plan", found=str(error)[:200], where=where, remedy="Make it again"
+            "a plan is the JSON form of quorem.v1.Plan", found=str(error)[:200], where=str(path), remedy="Make it again"
         ) from None
+    if not plan.fields:
+        raise Malformed("a plan has fields", found="none", where=str(path), remedy="Make it again")
+    return plan
+
+
+def _make_model(manifest: pb.Manifest, seed: int, device: torch.device) -> Model:
+    """A fresh model on its device, or an error that says which field asks for the most memory."""
+    fields = [*manifest.plan.fields, *manifest.plan.first_order]
+    largest = max(fields, key=table_bytes)
+    total = sum(table_bytes(field) for field in fields)
+    too_large = PlanError(
+        "embedding tables fit in memory",
+        found=f"{total:,} bytes; {largest.feature!r} alone takes {table_bytes(largest):,}",
+        where="[embedding]",
+        remedy="Compress it (embedding.scheme, collisions), or lower the feature's size or buckets",
+    )
+    if total >= LARGEST_PLAN_BYTES:
+        raise too_large
+    try:
+        model = Model(manifest.schema, manifest.plan, manifest.net)
+        model.reset(seed)
+        return model.to(device)
+    except (MemoryError, RuntimeError) as error:  # torch has no error of its own for a failed allocation on the CPU
+        if "memory" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        raise too_large from None
+
+
+def _identity(resolved: str, manifest: pb.Manifest, prepared: Prepared) -> str:
+    """What a checkpoint belongs to: recipe, schema, plan, net and the number of rows; 64 hex digits."""
+    parts = [resolved, *map(str, prepared.facts.rows.items())]
+    parts += [
+        json_format.MessageToJson(part, sort_keys=True) for part in (manifest.schema, manifest.plan, manifest.net)
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _make_net(recipe: Recipe, plan: pb.Plan, dense_count: int) -> pb.Net:
