@@ -192,12 +192,14 @@ class Vocabulary(_message.Message):
     def __init__(self, size: _Optional[int] = ..., min_count: _Optional[int] = ...) -> None: ...
 
 class Bag(_message.Message):
-    __slots__ = ("max_length", "pooling")
+    __slots__ = ("max_length", "pooling", "delimiter")
     MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     POOLING_FIELD_NUMBER: _ClassVar[int]
+    DELIMITER_FIELD_NUMBER: _ClassVar[int]
     max_length: int
     pooling: Pooling
-    def __init__(self, max_length: _Optional[int] = ..., pooling: _Optional[_Union[Pooling, str]] = ...) -> None: ...
+    delimiter: str
+    def __init__(self, max_length: _Optional[int] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., delimiter: _Optional[str] = ...) -> None: ...
 
 class Plan(_message.Message):
     __slots__ = ("fields", "first_order")

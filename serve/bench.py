@@ -68,7 +68,7 @@ def _requests(args: argparse.Namespace, served: Description, rows: int) -> list[
         )
     if args.rows_file is None:
         return requests(served, args.protocol, rows, drawn(served.schema, rows, args.seed))
-    columns = from_file(args.rows_file, served.schema, rows, ignored=args.ignore, delimiter=args.bag_delimiter)
+    columns = from_file(args.rows_file, served.schema, rows, ignored=args.ignore)
     return requests(served, args.protocol, rows, columns)
 
 

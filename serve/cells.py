@@ -16,21 +16,20 @@ INTEGER = re.compile(r"\s*[+-]?[0-9]{1,30}\s*")
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
-def column(feature: pb.Feature, values: Sequence[object], where: Sequence[str], delimiter: str) -> Column:
+def column(feature: pb.Feature, values: Sequence[object], where: Sequence[str]) -> Column:
     """A column of R cells, `None` where a value is missing; a missing bag is an empty one.
 
     Args:
         feature: whose cells they are.
         values: the cells.
         where: the place of each, for errors.
-        delimiter: what stands between the values of a bag that is text.
 
     Raises:
         WrongType, OutOfRange: a value that the feature cannot take.
     """
     lengths = None
     if feature.HasField("bag"):
-        bags = [_items(feature, value, place, delimiter) for value, place in zip(values, where, strict=True)]
+        bags = [_items(feature, value, place) for value, place in zip(values, where, strict=True)]
         lengths = np.array([len(bag) for bag in bags], np.int64)
         where = [place for bag, place in zip(bags, where, strict=True) for _ in bag]
         values = [item for bag in bags for item in bag]
@@ -49,7 +48,8 @@ def column(feature: pb.Feature, values: Sequence[object], where: Sequence[str], 
         return Column(floats=floats.astype(np.float32), lengths=lengths)
 
 
-def _items(feature: pb.Feature, value: object, where: str, delimiter: str) -> Sequence[object]:
+def _items(feature: pb.Feature, value: object, where: str) -> Sequence[object]:
+    delimiter = feature.bag.delimiter or " "
     if value is None:
         return ()
     if isinstance(value, str):

@@ -30,7 +30,7 @@ Score rows by a running server.
 ROWS is a CSV file with a header, JSON lines (.jsonl, .ndjson: one object a row) or
 Parquet (.parquet, needs `pip install 'quorem[bench]'`). Columns are the model's features
 by name. A missing value is an empty cell of a CSV and null elsewhere; a bag of values is a
-list, or text with --bag-delimiter between the values."""
+list, or text that is split where the model's recipe splits it."""
 
 SCORE_EXAMPLES = """\
 examples:
@@ -169,19 +169,6 @@ def _add_file_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a column of the file that is no feature, such as the label (repeatable)",
     )
-    parser.add_argument(
-        "--bag-delimiter",
-        metavar="TEXT",
-        type=_text,
-        default=" ",
-        help="between the values of a bag that is written as text, as in the recipe (default: a space)",
-    )
-
-
-def _text(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty")
-    return text
 
 
 def _number(kind: Callable[[str], N], low: N, high: N) -> Callable[[str], N]:

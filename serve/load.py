@@ -40,7 +40,7 @@ def drawn(schema: manifest_pb2.Schema, rows: int, seed: int) -> Iterator[dict[st
 
 
 def from_file(
-    path: Path, schema: manifest_pb2.Schema, rows: int, *, ignored: Collection[str], delimiter: str
+    path: Path, schema: manifest_pb2.Schema, rows: int, *, ignored: Collection[str]
 ) -> Iterator[dict[str, Column]]:
     """Batches of N consecutive rows of a file; rows that do not fill the last one are left out.
 
@@ -48,7 +48,7 @@ def from_file(
         DataError: fewer than N rows in all, and as `rows.read`.
     """
     found = 0
-    for batch in read(path, schema, rows, ignored=ignored, delimiter=delimiter):
+    for batch in read(path, schema, rows, ignored=ignored):
         found += batch.rows
         if batch.rows == rows:
             yield batch.columns

@@ -27,9 +27,7 @@ class Batch:
     columns: dict[str, Column]
 
 
-def read(
-    path: Path, schema: pb.Schema, batch_rows: int, *, ignored: Collection[str] = (), delimiter: str = " "
-) -> Iterator[Batch]:
+def read(path: Path, schema: pb.Schema, batch_rows: int, *, ignored: Collection[str] = ()) -> Iterator[Batch]:
     """Read a .csv (with header), .jsonl, .ndjson or .parquet file.
 
     Args:
@@ -37,7 +35,6 @@ def read(
         schema: the features, each of which has a column.
         batch_rows: rows of a batch; the last may have fewer.
         ignored: columns that are no features.
-        delimiter: what stands between the values of a bag that is written as text.
 
     Raises:
         DataError: no such file, or not of its format.
@@ -59,7 +56,7 @@ def read(
         while batch := list(islice(rows, batch_rows)):
             where = [place for place, _ in batch]
             columns = {
-                feature.name: column(feature, [row[position] for _, row in batch], where, delimiter)
+                feature.name: column(feature, [row[position] for _, row in batch], where)
                 for position, feature in enumerate(schema.features)
             }
             yield Batch(first, len(batch), columns)

@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
 def _scores(client: Client, served: Description, args: argparse.Namespace) -> Iterator[Float32s]:
     """(batch,) float32 each, in the order of the rows."""
     batch_rows = min(args.batch, served.limits.max_rows)
-    for batch in read(args.rows, served.schema, batch_rows, ignored=args.ignore, delimiter=args.bag_delimiter):
+    for batch in read(args.rows, served.schema, batch_rows, ignored=args.ignore):
         try:
             yield client.score(
                 served.model,

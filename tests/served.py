@@ -58,7 +58,7 @@ def features() -> list[pb.Feature]:
     item = runs.categorical("item", "hash", 5000, seed=7)
     item.values = pb.STRING
     tags = runs.categorical("tags", "hash", 64, bag=4, mean=True)
-    tags.values = pb.STRING
+    tags.values, tags.bag.delimiter = pb.STRING, "|"
     age = runs.categorical("age", "bucket", 5)
     age.side = pb.CONTEXT
     return [

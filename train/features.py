@@ -76,6 +76,7 @@ def provisional_schema(features: Mapping[str, FeatureConfig]) -> pb.Schema:
         if config.kind == "bag":
             feature.bag.max_length = config.max_length or 0
             feature.bag.pooling = pb.MEAN if config.pooling == "mean" else pb.SUM
+            feature.bag.delimiter = config.delimiter
     return schema
 
 
