@@ -43,6 +43,55 @@ def quotient_remainder(n: int, m: int) -> list[tuple[int, int]]:
     return [(1, m), (m, -(-n // m))]
 
 
+def mixed_radix(n: int, k: int) -> list[tuple[int, int]]:
+    """The digits of x in k balanced radices (generalised quotient-remainder, KDD'20, section 3.1, example 3).
+
+    About k * n^(1/k) rows; the radices are chosen from the first on, each the ceiling of the root of what is left.
+
+    Raises:
+        PlanError: k outside 2 to `MAX_TABLES`.
+    """
+    _check_count(k)
+    tables, divide, left = list[tuple[int, int]](), 1, n
+    for j in range(k):
+        radix = _ceil_root(left, k - j)
+        tables.append((divide, radix))
+        divide, left = divide * radix, -(-left // radix)
+    return tables
+
+
+def chinese_remainder(n: int, k: int) -> list[tuple[int, int]]:
+    """x modulo k pairwise coprime numbers whose product reaches n (KDD'20, section 3.1, example 4).
+
+    The moduli are the first such numbers from the ceiling of n's k-th root on: close to one another, and enough.
+
+    Raises:
+        PlanError: k outside 2 to `MAX_TABLES`.
+    """
+    _check_count(k)
+    moduli, candidate = list[int](), max(2, _ceil_root(n, k))
+    while len(moduli) < k:
+        if all(math.gcd(candidate, modulus) == 1 for modulus in moduli):
+            moduli.append(candidate)
+        candidate += 1
+    return [(1, modulus) for modulus in moduli]
+
+
+def _check_count(k: int) -> None:
+    if not 2 <= k <= MAX_TABLES:
+        raise PlanError(f"such a scheme has 2 to {MAX_TABLES} tables", found=str(k), remedy="Set `tables` within it")
+
+
+def _ceil_root(n: int, k: int) -> int:
+    """The least m with m^k >= n, exactly: a float's guess, mended in integers."""
+    root = max(1, round(n ** (1 / k)))
+    while root**k < n:
+        root += 1
+    while root > 1 and (root - 1) ** k >= n:
+        root -= 1
+    return root
+
+
 def rows_of(tables: Sequence[tuple[int, int]], ids: Int64s) -> Int64s:
     """Every id's row in every table; (N,) int64 and k tables -> (N, k) int64."""
     return np.stack([(ids // divide) % rows for divide, rows in tables], axis=1)

@@ -67,3 +67,21 @@ def test_what_counts_as_a_block():
         "```console\n$ echo a\na\n```\n"
     )
     assert [(line, text.strip()) for line, _, text in blocks(readme)] == [(4, "true | false"), (11, "echo a")]
+
+
+def test_the_tree_has_a_line_for_every_file():
+    tree = (ROOT / "README.md").read_text().rpartition("```text\n")[2]
+    lines = dict[str, set[str]]()
+    folder = ""
+    for line in tree.partition("```")[0].splitlines():
+        name = line.split()[0]
+        if name.endswith("/"):
+            folder = name.removesuffix("/")
+        elif line.startswith("  "):
+            lines.setdefault(folder, set()).add(name)
+        else:
+            lines.setdefault("", set()).add(name)
+    for folder in ("", "protos", "train", "train/sources", "export", "serve"):
+        files = {path.name for path in (ROOT / folder).glob("*.py") if "_pb2" not in path.name} - {"__init__.py"}
+        told = {name for name in lines[folder] if name.endswith(".py")}
+        assert told == files, f"README.md, the tree, {folder or 'top level'}"

@@ -57,6 +57,48 @@ def test_quotient_remainder_of_medium_size(data: st.DataObject) -> None:
     assert sum(rows for _, rows in tables) == m + math.ceil(n / m)
 
 
+@given(st.integers(1, 50_000), st.integers(2, 6))
+def test_mixed_radix_and_chinese_remainder_give_every_id_its_own_rows(n: int, k: int) -> None:
+    for scheme in (plan.mixed_radix, plan.chinese_remainder):
+        tables = scheme(n, k)
+        assert len(tables) == k
+        assert plan.complementary(n, tables)
+        found = plan.rows_of(tables, np.arange(n))
+        assert len(np.unique(found, axis=0)) == n
+        if n >= 1000:  # every row has an id, but for moduli beyond so few ids
+            assert [len(np.unique(column)) for column in found.T] == [rows for _, rows in tables]
+
+
+@pytest.mark.parametrize("n", BIG)
+@pytest.mark.parametrize("k", [2, 3, 4, 7])
+def test_balanced_schemes_are_complementary_and_near_the_root_at_any_size(n: int, k: int) -> None:
+    for scheme in (plan.mixed_radix, plan.chinese_remainder):
+        tables = scheme(n, k)
+        assert plan.complementary(n, tables)
+        assert math.prod(rows for _, rows in tables) >= n
+        assert max(rows for _, rows in tables) <= n ** (1 / k) + 12 * k
+    ids = [0, 1, n - 1, n // 2, n // 3]
+    assert len({tuple(oracle_rows(tables, x)) for x in ids for tables in [plan.mixed_radix(n, k)]}) == len(ids)
+
+
+def oracle_rows(tables: Pairs, x: int) -> list[int]:
+    return [x // divide % rows for divide, rows in tables]
+
+
+def test_criteos_cardinalities_in_three_radices_take_under_four_thousand_rows() -> None:
+    from quorem.train.sources.synthetic import CRITEO as CARDINALITIES
+
+    assert sum(CARDINALITIES) == 33_762_577
+    assert sum(rows for n in CARDINALITIES for _, rows in plan.mixed_radix(n, 3)) < 4000
+
+
+def test_one_table_or_too_many_are_no_such_scheme() -> None:
+    for scheme in (plan.mixed_radix, plan.chinese_remainder):
+        for k in (0, 1, 64):
+            with pytest.raises(PlanError, match="2 to 63 tables"):
+                scheme(100, k)
+
+
 def test_the_hashing_trick_lets_ids_collide_and_says_so() -> None:
     for n, m in SMALL:
         tables = plan.hashed(n, m)

@@ -4,7 +4,13 @@ from ..protos import manifest_pb2 as pb
 from ..protos import packing, plan, schema
 from .recipe import EmbeddingConfig, FieldConfig
 
-SCHEMES = {"full": pb.FULL, "hash": pb.HASHED, "qr": pb.QUOTIENT_REMAINDER}
+SCHEMES = {
+    "full": pb.FULL,
+    "hash": pb.HASHED,
+    "qr": pb.QUOTIENT_REMAINDER,
+    "mixed_radix": pb.MIXED_RADIX,
+    "chinese_remainder": pb.CHINESE_REMAINDER,
+}
 COMBINES = {"mult": pb.MULT, "add": pb.ADD, "concat": pb.CONCAT}
 
 
@@ -25,11 +31,12 @@ def make_plan(config: EmbeddingConfig, features: pb.Schema, *, first_order: bool
 def _field(config: EmbeddingConfig, name: str, n: int) -> pb.Field:
     own = config.fields.get(name, FieldConfig())
     scheme = own.scheme or config.scheme
-    combine = COMBINES[own.combine or config.combine]
-    collisions = own.collisions or config.collisions
     # A field's own scheme is meant for it, however few ids it has.
-    tables = plan.full(n) if n <= config.threshold and own.scheme is None else _tables(config, scheme, n, collisions)
-    return _build(name, n, tables, scheme, combine, own.dim or config.dim)
+    if n <= config.threshold and own.scheme is None:
+        tables = plan.full(n)
+    else:
+        tables = _tables(scheme, n, own.collisions or config.collisions, own.tables or config.tables, config.hash_rows)
+    return _build(name, n, tables, scheme, COMBINES[own.combine or config.combine], own.dim or config.dim)
 
 
 def _first_order(config: EmbeddingConfig, name: str, n: int) -> pb.Field:
@@ -41,16 +48,24 @@ def _first_order(config: EmbeddingConfig, name: str, n: int) -> pb.Field:
     return plan.build_field(name, n, plan.pairs(field), scheme=field.scheme, combine=combine, dim=1)
 
 
-def _tables(config: EmbeddingConfig, scheme: str, n: int, collisions: int) -> list[tuple[int, int]]:
+def _tables(scheme: str, n: int, collisions: int, k: int, hash_rows: str) -> list[tuple[int, int]]:
     """The scheme's tables; full where they would have no fewer rows."""
     m = -(-n // collisions)
-    compressed = plan.quotient_remainder(n, m)
-    if scheme == "full" or (scheme == "hash" and config.hash_rows == "collisions"):
-        return plan.full(n) if scheme == "full" else plan.hashed(n, m)
-    rows = sum(rows for _, rows in compressed)
-    if rows >= n:
+    if scheme == "hash":
+        return plan.hashed(n, m if hash_rows == "collisions" else _rows(plan.quotient_remainder(n, m)))
+    if scheme == "full" or n < k:
         return plan.full(n)
-    return compressed if scheme == "qr" else plan.hashed(n, rows)
+    if scheme == "qr":
+        tables = plan.quotient_remainder(n, m)
+    elif scheme == "mixed_radix":
+        tables = plan.mixed_radix(n, k)
+    else:
+        tables = plan.chinese_remainder(n, k)
+    return tables if _rows(tables) < n else plan.full(n)
+
+
+def _rows(tables: list[tuple[int, int]]) -> int:
+    return sum(rows for _, rows in tables)
 
 
 def _build(name: str, n: int, tables: list[tuple[int, int]], scheme: str, combine: pb.Combine, dim: int) -> pb.Field:

@@ -64,27 +64,33 @@ class FeatureConfig(Section):
         return self.encoding == "id" or self.values == "integer"
 
 
+Scheme = Literal["full", "hash", "qr", "mixed_radix", "chinese_remainder"]
+
+
 class FieldConfig(Section):
     """How one field's tables are built; what is not given falls back to `[embedding]`."""
 
-    scheme: Literal["full", "hash", "qr"] | None = None
+    scheme: Scheme | None = None
     combine: Literal["mult", "add", "concat"] | None = None
     collisions: int | None = Field(default=None, ge=1)
+    tables: int | None = Field(default=None, ge=2, le=16)
     dim: int | None = Field(default=None, ge=1, le=4096)
 
 
 class EmbeddingConfig(Section):
     """Tables of all fields.
 
-    collisions: c, the ids that share a row of a compressed field's first table.
+    collisions: c, the ids that share a row of a hashed or quotient-remainder field's first table.
+    tables: how many tables a mixed_radix or chinese_remainder field has; they have about n^(1/tables) rows each.
     threshold: fields of at most so many ids stay full.
     hash_rows: "collisions" gives a hashed field ceil(n / c) rows, "qr" as many as quotient-remainder would hold.
     first_order: tables of the first-order term: compressed alike, full, or no such term.
     """
 
-    scheme: Literal["full", "hash", "qr"] = "full"
+    scheme: Scheme = "full"
     combine: Literal["mult", "add", "concat"] = "mult"
     collisions: int = Field(default=4, ge=1)
+    tables: int = Field(default=2, ge=2, le=16)
     threshold: int = Field(default=20, ge=0)
     dim: int = Field(default=16, ge=1, le=4096)
     hash_rows: Literal["collisions", "qr"] = "collisions"

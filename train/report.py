@@ -10,7 +10,7 @@ from ..protos import manifest_pb2 as pb
 from ..protos import plan
 
 PIPED_WIDTH = 160
-SCHEMES = {pb.FULL: "full", pb.HASHED: "hash", pb.QUOTIENT_REMAINDER: "qr"}  # as recipes name them
+SHORT = {pb.HASHED: "hash", pb.QUOTIENT_REMAINDER: "qr"}  # as recipes name them
 
 
 def as_dict(manifest: pb.Manifest) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def as_dict(manifest: pb.Manifest) -> dict[str, Any]:
         {
             "feature": field.feature,
             "cardinality": field.cardinality,
-            "scheme": SCHEMES.get(field.scheme, pb.Scheme.Name(field.scheme).lower()),
+            "scheme": SHORT.get(field.scheme, pb.Scheme.Name(field.scheme).lower()),
             "combine": pb.Combine.Name(field.combine).lower(),
             "dim": field.dim,
             "rows": [table.rows for table in field.tables],
