@@ -73,8 +73,10 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _extra_of(module: str | None, preferred: str | None) -> str | None:
-    """The extra that installs `module`: the command's own where it does, else the smallest that does."""
+    """The extra that installs `module`: the command's own where it does (all does), else the first."""
     extras = [extra for extra, modules in EXTRAS.items() if module in modules]
+    if preferred == "all" and extras:
+        return preferred
     return preferred if preferred in extras else next(iter(extras), None)
 
 

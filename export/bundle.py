@@ -54,23 +54,33 @@ def export(run: Path, to: Path, version: int | None = None) -> Path:
     if to.exists() and not to.is_dir():
         raise ArtifactError("a model is a directory", found="a file", where=str(to), remedy="Name another directory")
     triton.check(to, manifest.schema)
-    target = to / str(_free_version(to) if version is None else version)
     if version is not None and not 1 <= version <= LARGEST_VERSION:
         raise ArtifactError("versions are numbered from 1 on", found=str(version), remedy="Name a greater --version")
-    try:
-        with manifests.directory_in_place(target) as work:
-            write(run, manifest, work)
-            triton.write(to, manifest.schema)
-    except OSError as error:
-        if error.errno not in (None, errno.EEXIST, errno.ENOTEMPTY):
-            raise
+    if to.name.startswith("."):
+        raise ArtifactError(
+            "a model's name begins with no dot: such directories are not served",
+            found=to.name,
+            where=str(to),
+            remedy="Name another directory",
+        )
+    while True:
+        target = to / str(_free_version(to) if version is None else version)
+        try:
+            with manifests.directory_in_place(target) as work:
+                write(run, manifest, work)
+                triton.write(to, manifest.schema)
+            return target
+        except OSError as error:
+            if error.errno not in (None, errno.EEXIST, errno.ENOTEMPTY) or not target.is_dir():
+                raise
+        if version is None:
+            continue  # another export took the number meanwhile
         raise ArtifactError(
             "a version is never edited",
             found="a version that exists",
             where=str(target),
             remedy="Leave --version out to take the next free one",
-        ) from None
-    return target
+        )
 
 
 def prove_run(run: Path) -> tuple[pb.Manifest, Parity]:
@@ -201,5 +211,4 @@ def _check_vocabularies(manifest: pb.Manifest, weights: Tensors) -> None:
 
 def _free_version(model: Path) -> int:
     """The number after the latest version's."""
-    names = [path.name for path in model.iterdir()] if model.is_dir() else []
-    return 1 + max((int(name) for name in names if name.isascii() and name.isdigit()), default=0)
+    return 1 + max(manifests.version_numbers(model), default=0)

@@ -5,6 +5,7 @@ It bears no model name, so that the directory may be renamed.
 """
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -63,6 +64,16 @@ def check(model: Path, schema: pb.Schema) -> None:
 
 
 def write(model: Path, schema: pb.Schema) -> None:
-    """Write the configuration if there is none: one that stands may have been tuned by hand."""
-    if not (model / NAME).exists():
-        write_atomically(model / NAME, text(schema).encode())
+    """Write the configuration if there is none: one that stands may have been tuned by hand.
+
+    Raises:
+        WrongSchema: another export has just written one of another schema.
+    """
+    temporary = model / f".{NAME}.{os.getpid()}"
+    write_atomically(temporary, text(schema).encode())
+    try:
+        os.link(temporary, model / NAME)  # unlike a rename, it fails where the file is there
+    except FileExistsError:
+        check(model, schema)
+    finally:
+        temporary.unlink()

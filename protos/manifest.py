@@ -73,20 +73,38 @@ def directory_in_place(target: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: the target is there and not empty.
     """
+    made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(target)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True) as name:
-        work = Path(name) / target.name
-        work.mkdir()
-        yield work
-        for file in work.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as opened:
-                    os.fsync(opened.fileno())
-        sync_directory(work)
-        work.replace(target)
+    holder = tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", ignore_cleanup_errors=True)
+    try:
+        with holder as name:
+            work = Path(name) / target.name
+            work.mkdir()
+            yield work
+            for file in work.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as opened:
+                        os.fsync(opened.fileno())
+            sync_directory(work)
+            work.replace(target)
+    except BaseException:
+        for parent in made:  # leave nothing behind, but what others put there meanwhile
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
     sync_directory(target.parent)
+
+
+def version_numbers(model: Path) -> list[int]:
+    """The versions of a model's directory, latest first: directories named 1, 2, … without a leading zero, in 63 bits.
+
+    Other names are no versions: temporary directories, notes, labels.
+    """
+    names = [path.name for path in model.iterdir() if path.is_dir()] if model.is_dir() else []
+    numbers = [int(name) for name in names if name.isascii() and name.isdigit() and name[0] != "0" and len(name) < 20]
+    return sorted((number for number in numbers if number < 2**63), reverse=True)
 
 
 def read(directory: Path, *, verify_digests: bool = True) -> pb.Manifest:

@@ -12,7 +12,7 @@ from rich.console import Console
 from .. import __version__
 from ..protos import open_inference_pb2 as inference
 from ..protos import scoring_pb2 as scoring
-from ..protos.errors import TooLarge, Unavailable
+from ..protos.errors import NotFound, TooLarge, Unavailable
 from ..protos.manifest import write_atomically
 from . import cores
 from .client import TIMEOUT_S, UNLIMITED, Client, Description, error_of
@@ -31,6 +31,9 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         QuoremError: rows or a server that will not do.
     """
+    out: Path | None = args.out
+    if out is not None and not out.parent.is_dir():
+        raise NotFound("--out stands in a directory", found="none", where=str(out.parent), remedy="Make it first")
     with Client(args.endpoint) as client:
         served = client.describe(args.model)
     progress = Console(stderr=True)
@@ -47,15 +50,27 @@ def main(args: argparse.Namespace) -> int:
                 )
                 cells.append(cell(rows, concurrency, measured))
     result = json.dumps(_facts(args, served, processes) | {"cells": [each.as_dict() for each in cells]})
-    out: Path | None = args.out
-    if out is not None:
-        write_atomically(out, f"{result}\n".encode())
     if args.json:
         print(result)
     else:
         title = f"{served.model}/{served.version} on {args.endpoint}, closed loop, {args.protocol}, {args.duration:g} s"
-        show(cells, title, Console(width=None if sys.stdout.isatty() else WIDTH))
+        show(cells, title, _caption(args, served), Console(width=None if sys.stdout.isatty() else WIDTH))
+    if out is not None:
+        write_atomically(out, f"{result}\n".encode())
     return 1 if any(each.failures or not each.answered for each in cells) else 0
+
+
+def _caption(args: argparse.Namespace, served: Description) -> str:
+    """What the rows are; drawn values of a vocabulary are mostly unseen, which one hot row of its table answers."""
+    if args.rows_file:
+        return f"rows of {args.rows_file}"
+    unseen = [each.name for each in served.schema.features if each.WhichOneof("encoding") == "vocabulary"]
+    if not unseen:
+        return "rows drawn from the schema"
+    names = ", ".join(unseen[:3]) + (f" and {len(unseen) - 3} more" if len(unseen) > 3 else "")
+    return (
+        f"rows drawn from the schema; values of vocabularies ({names}) are mostly unseen: use --rows-file for real ones"
+    )
 
 
 def _requests(args: argparse.Namespace, served: Description, rows: int) -> list[bytes]:

@@ -5,6 +5,7 @@ Legend: R cells; L items of a bag over them.
 
 import re
 from collections.abc import Sequence
+from math import isnan
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ..protos.encode import Column
 from ..protos.errors import OutOfRange, WrongType
 
 INTEGER = re.compile(r"\s*[+-]?[0-9]{1,30}\s*")
+EXACT = 2**53  # beyond it, not every integer is a float
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -33,6 +35,7 @@ def column(feature: pb.Feature, values: Sequence[object], where: Sequence[str]) 
         lengths = np.array([len(bag) for bag in bags], np.int64)
         where = [place for bag, place in zip(bags, where, strict=True) for _ in bag]
         values = [item for bag in bags for item in bag]
+    values = [None if isinstance(value, float) and isnan(value) else value for value in values]
     missing = np.array([value is None for value in values], np.bool_)
     pairs = zip(values, where, strict=True)
     if feature.values == pb.INTEGER:
@@ -62,6 +65,8 @@ def _items(feature: pb.Feature, value: object, where: str) -> Sequence[object]:
 def _integer(feature: pb.Feature, value: object, where: str) -> int:
     if value is None:
         return 0
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer() and abs(value) <= EXACT):
+        value = int(value)  # as training takes the columns that data frames write
     if isinstance(value, str) and INTEGER.fullmatch(value):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):

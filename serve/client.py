@@ -104,7 +104,7 @@ class Client:
             version=reply.version,
             fingerprint=reply.schema_fingerprint,
             schema=schema,
-            limits=Limits(reply.limits.max_rows, reply.limits.max_request_bytes),
+            limits=Limits(max_rows=reply.limits.max_rows, max_request_bytes=reply.limits.max_request_bytes),
         )
 
     def score(

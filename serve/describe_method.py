@@ -5,6 +5,7 @@ from google.protobuf import json_format
 from ..protos import scoring_pb2 as pb
 from .messages import parse
 from .repository import Repository
+from .score_method import most_rows
 
 
 def describe(repository: Repository, request: bytes) -> bytes:
@@ -29,5 +30,5 @@ def describe(repository: Repository, request: bytes) -> bytes:
         schema_json=json_format.MessageToJson(
             model.schema, preserving_proto_field_name=True, sort_keys=True, indent=None
         ),
-        limits=pb.Limits(max_rows=limits.max_rows, max_request_bytes=limits.max_request_bytes),
+        limits=pb.Limits(max_rows=most_rows(model, limits), max_request_bytes=limits.max_request_bytes),
     ).SerializeToString()

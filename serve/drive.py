@@ -91,6 +91,8 @@ class Drivers:
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
+            if error is not None:
+                process.terminate()
             process.join(TIMEOUT_S)
 
     def run(
@@ -150,7 +152,7 @@ def _run(job: Job, channels: Sequence[grpc.Channel]) -> tuple[bytes, Counter[str
     end = start + int(job.duration_s * 1e9)
     parts = [Measured() for _ in channels]
     threads = [
-        Thread(target=_loop, args=(job, channel, number, start, end, part))
+        Thread(target=_loop, args=(job, channel, number, start, end, part), daemon=True)
         for number, (channel, part) in enumerate(zip(channels, parts, strict=True))
     ]
     for thread in threads:

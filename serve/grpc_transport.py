@@ -18,12 +18,14 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from ..protos.errors import QuoremError, Unavailable
-from .health import Health
+from .health import OWN_POOL, Health
 from .methods import Method
 from .settings import Limits
 from .statuses import Status, message_of, status_of
 
 THREADS = 4  # measured: fewer wait for one another, more take turns
+ASIDE_THREADS = 2
+HEAVY = ("Score", "ModelInfer")
 POLL_S = 0.005  # how often a drain looks for calls that are still live
 LINGER_S = 0.1  # for the last replies to reach their callers before connections end
 CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -55,15 +57,20 @@ class GrpcServer:
             ("grpc.max_send_message_length", -1),
         ]
         self._threads = _Threads(THREADS)
+        # Questions that cost nothing have threads of their own: a probe is answered however many scores are waiting.
+        self._aside = futures.ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix="aside")
         self._server = grpc.server(self._threads, options=options)  # pyright: ignore[reportArgumentType]  # any Executor
         self._live = set[grpc.ServicerContext]()
         self._refusing = False
         for service, calls in methods.items():
-            handlers = {name: grpc.unary_unary_rpc_method_handler(self._unary(call)) for name, call in calls.items()}
+            handlers = {
+                name: grpc.unary_unary_rpc_method_handler(self._unary(call, heavy=name in HEAVY))
+                for name, call in calls.items()
+            }
             for name, refuse in refused_streams.get(service, {}).items():
                 handlers[name] = grpc.stream_stream_rpc_method_handler(_refusal(refuse))
             self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-        self._health = Health()
+        self._health = Health(self._aside)
         for name in healthy:
             self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -98,8 +105,9 @@ class GrpcServer:
         """Cut all connections off."""
         self._server.stop(None)
         self._threads.shutdown()
+        self._aside.shutdown(wait=False)
 
-    def _unary(self, method: Method) -> Callable[[bytes, grpc.ServicerContext], bytes]:
+    def _unary(self, method: Method, *, heavy: bool) -> Callable[[bytes, grpc.ServicerContext], bytes]:
         def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
             try:
                 self._live.add(context)  # before the look at `_refusing`: a drain misses no call that begins
@@ -114,6 +122,8 @@ class GrpcServer:
             except Exception as error:
                 return _abort(error, context)
 
+        if not heavy:
+            setattr(handle, OWN_POOL, self._aside)
         return handle
 
 

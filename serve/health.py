@@ -1,10 +1,15 @@
 """Health: grpc.health.v1 for names that can be watched, whose watchers can be sent home."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import wraps
 from threading import RLock
-from typing import Protocol
+from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2
+
+OWN_POOL = "experimental_thread_pool"  # grpcio runs a handler with this attribute on the pool that it holds
 
 
 class _Send(Protocol):
@@ -23,11 +28,25 @@ class _Watch:
             self._send(response)
 
 
+def _on(threads: ThreadPoolExecutor, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The same method, answered by other threads than the server's."""
+
+    @wraps(method)
+    def call(*arguments: Any) -> Any:
+        return method(*arguments)
+
+    setattr(call, OWN_POOL, threads)
+    return call
+
+
 class Health(health.HealthServicer):
     """grpcio's health service, whose watchers can be sent home: an open stream would hold a drain until its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        """Answer on `threads`, apart from all other calls."""
         super().__init__()
+        for name in ("Check", "Watch"):
+            setattr(self, name, _on(threads, getattr(self, name)))
         self._watches, self._closed, self._guard = set[_Watch](), False, RLock()
 
     def Watch(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]  # the protocol's name; always by callback

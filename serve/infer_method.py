@@ -20,6 +20,7 @@ from .metadata_methods import DATATYPES
 from .model import CTR, DENSE, IDS, LOGIT, Model
 from .repository import Repository
 from .score_method import check_rows
+from .settings import Limits
 
 Tensor = pb.ModelInferRequest.InferInputTensor
 CONTENTS = {INT64: "int64_contents", FLOAT32: "fp32_contents"}
@@ -37,7 +38,7 @@ def model_infer(repository: Repository, request: bytes) -> bytes:
     call = parse(pb.ModelInferRequest, "inference.ModelInferRequest", request)
     model = repository.model_of_text(call.model_name, call.model_version)
     outputs = _outputs(call)
-    arrays = _inputs(call, model, repository.limits.max_rows)
+    arrays = _inputs(call, model, repository.limits)
     rows = len(next(iter(arrays.values())))
     _check_ids(model, arrays.get(IDS))
     _check_dense(arrays.get(DENSE))
@@ -76,7 +77,7 @@ def _outputs(call: pb.ModelInferRequest) -> list[str]:
     return names or [LOGIT, CTR]
 
 
-def _inputs(call: pb.ModelInferRequest, model: Model, max_rows: int) -> dict[str, npt.NDArray[Any]]:
+def _inputs(call: pb.ModelInferRequest, model: Model, limits: Limits) -> dict[str, npt.NDArray[Any]]:
     """Every input of the model, [B, width], of one B."""
     expected, raw = model.inputs, call.raw_input_contents
     if raw and len(raw) != len(call.inputs):
@@ -109,7 +110,7 @@ def _inputs(call: pb.ModelInferRequest, model: Model, max_rows: int) -> dict[str
             raise WrongLength(
                 f"{tensor.name!r} has the shape [rows, {width}]", found=str(shape[:8]), where=where, remedy="Reshape it"
             )
-        check_rows(shape[0], max_rows, f"{where}, shape")
+        check_rows(shape[0], model, limits, f"{where}, shape")
         arrays[tensor.name] = _values(tensor, raw[position] if raw else None, dtype, shape, where)
     for name in expected:
         if name not in arrays:

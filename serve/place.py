@@ -54,7 +54,7 @@ class Place:
             self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        theirs.close()
+            theirs.close()
         self.ready, self.reason = False, ""
 
     def listen(self) -> QuoremError | None:
@@ -74,16 +74,28 @@ class Place:
         self.reason = str(error)
         return error
 
+    def miscarry(self, reason: str) -> float:
+        """Note that no process could be started; the seconds until the next try."""
+        if self.pipe is not None:
+            self.pipe.close()
+        self.process, self.reason = None, reason
+        return self._rest()
+
     def bury(self) -> float:
         """Note a death; the seconds until the next start."""
         assert self.process is not None
         status = self.process.exitcode or 0
         self.reason = self.reason or (f"signal {-status}" if status < 0 else f"exit status {status}")
         steady = self.ready and time.monotonic() - self.since >= STEADY_S
-        self.deaths = 1 if steady else self.deaths + 1
+        self.deaths = 0 if steady else self.deaths
+        self.process.close()
+        return self._rest()
+
+    def _rest(self) -> float:
+        """Leave the place empty for a while: the longer, the more deaths in a row."""
+        self.deaths += 1
         self.stillborn += not self.ready
         pause_s = min(LAST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self.deaths - 1, 16))
-        self.process.close()
         self.process, self.pipe, self.ready, self.due = None, None, False, time.monotonic() + pause_s
         return pause_s
 

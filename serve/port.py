@@ -37,11 +37,11 @@ def reserve(host: str, number: int) -> Port:
         holder = socket.socket(family, kind)
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         holder.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise Unavailable(
             "a server binds an address of this machine that nobody else serves",
             found=str(error),
             where=f"{host}:{number}",
             remedy="Choose another --port (0 takes a free one) or --host",
         ) from None
-    return Port(host, holder.getsockname()[1], holder)
+    return Port(str(address[0]), holder.getsockname()[1], holder)

@@ -55,9 +55,9 @@ def cell(rows: int, concurrency: int, measured: Measured) -> Cell:
     )
 
 
-def show(cells: list[Cell], title: str, console: Console) -> None:
+def show(cells: list[Cell], title: str, caption: str, console: Console) -> None:
     """Print the table."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     table.pad_edge = False
     names = [*(f"p{share:g}" for share in PERCENTILES), "max"]
     for name in ("rows", "in flight", "calls/s", "rows/s", *(f"{name} ms" for name in names), "failed", "client cores"):

@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
         port=args.port,
         workers=args.workers or count,
         cores=pins if count > 1 else (),
-        limits=Limits(args.max_rows, args.max_request_mb * MEBIBYTE),
+        limits=Limits(max_rows=args.max_rows, max_request_bytes=args.max_request_mb * MEBIBYTE),
         grace_s=args.grace,
         device=device,
     )

@@ -20,7 +20,7 @@ def main(args: argparse.Namespace) -> int:
     """Score the rows of a file; the exit status.
 
     Raises:
-        QuoremError: a file, a row or a server that will not do; nothing is written then.
+        QuoremError: a file, a row or a server that will not do. `--out` is then not written; printed scores stop there.
     """
     out: Path | None = args.out
     if out is not None and out.suffix not in FORMATS:
@@ -30,6 +30,12 @@ def main(args: argparse.Namespace) -> int:
             where=f"--out {out}",
             remedy="Name such a file",
         )
+    if out is not None and out.exists() and out.samefile(args.rows):
+        raise DataError(
+            "scores do not replace the rows they are of", found="one file", where=f"--out {out}", remedy="Name another"
+        )
+    if out is not None and not out.parent.is_dir():
+        raise DataError("--out stands in a directory", found="none", where=str(out.parent), remedy="Make it first")
     with Client(args.endpoint) as client:
         served = client.describe(args.model, version=args.version, label=args.label)
         batches = _scores(client, served, args)

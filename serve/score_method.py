@@ -14,6 +14,7 @@ from .columns import FLOAT32, INT64, UINT32, join, packed, split
 from .messages import parse
 from .model import CTR, LOGIT, Model
 from .repository import Repository
+from .settings import Limits
 
 
 def score(repository: Repository, request: bytes) -> bytes:
@@ -34,7 +35,7 @@ def score(repository: Repository, request: bytes) -> bytes:
         version=call.version if selector == "version" else None,
         label=call.label if selector == "label" else None,
     )
-    _check(call, model, repository.limits.max_rows)
+    _check(call, model, repository.limits)
     encoded = model.sides.encode(call.context, call.candidates, call.rows)
     ready = perf_counter_ns()
     output = CTR if call.output == pb.PROBABILITY else LOGIT
@@ -68,7 +69,7 @@ def unimplemented_stream() -> None:
     )
 
 
-def _check(call: pb.ScoreRequest, model: Model, max_rows: int) -> None:
+def _check(call: pb.ScoreRequest, model: Model, limits: Limits) -> None:
     """What is asked for, apart from the columns."""
     if call.schema_fingerprint and call.schema_fingerprint != model.fingerprint:
         raise WrongSchema(
@@ -77,28 +78,33 @@ def _check(call: pb.ScoreRequest, model: Model, max_rows: int) -> None:
             where=f"model {model.version}",
             remedy="Call Describe and build requests for the schema that it returns",
         )
-    check_rows(call.rows, max_rows, "request, rows")
+    check_rows(call.rows, model, limits, "request, rows")
     if call.output not in (pb.PROBABILITY, pb.LOGIT):
         raise WrongType(
             "an output is PROBABILITY or LOGIT", found=str(call.output), where="output", remedy="Ask for one of them"
         )
 
 
-def check_rows(rows: int, max_rows: int, where: str) -> None:
-    """Refuse a request without rows, or with too many.
+def check_rows(rows: int, model: Model, limits: Limits, where: str) -> None:
+    """Refuse a request without rows, or with too many for the limits or for the model's slots.
 
     Raises:
         WrongLength, TooLarge.
     """
     if rows < 1:
         raise WrongLength("a request has at least one row", found=str(rows), where=where, remedy="Send one or more")
-    if rows > max_rows:
+    if rows > (most := most_rows(model, limits)):
         raise TooLarge(
-            f"a request has at most {max_rows} rows",
+            f"a request for this model has at most {most} rows",
             found=str(rows),
             where=where,
             remedy="Send several requests, or serve with a greater --max-rows",
         )
+
+
+def most_rows(model: Model, limits: Limits) -> int:
+    """The rows that one request for a model may have."""
+    return min(limits.max_rows, max(1, limits.max_slots // max(1, model.layout.slot_count)))
 
 
 def _echo(call: pb.ScoreRequest, order: Int64s | None) -> pb.CandidateIds | None:

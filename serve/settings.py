@@ -13,10 +13,12 @@ class Limits:
     """What one request may ask for.
 
     max_rows: candidates of a Score, rows of a ModelInfer.
+    max_slots: rows x slots of the model's `ids`: what bounds the memory of a request whose bags are long.
     max_request_bytes: one message on the wire; gRPC itself refuses a longer one.
     """
 
     max_rows: int = 4096
+    max_slots: int = 1 << 20
     max_request_bytes: int = 16 * MEBIBYTE
 
 

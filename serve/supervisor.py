@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import wait
 
@@ -49,6 +49,8 @@ class Supervisor:
                     if not self._announced and all(place.ready for place in self._places):
                         self._announced = True
                         announce([place.pid for place in self._places])
+                    if any(place.ready for place in self._places):
+                        continue  # those that serve go on, and the others are tried again
                     if worst := next((place for place in self._places if place.stillborn >= GIVE_UP), None):
                         _tell(f"worker {worst.number} died {GIVE_UP} times before it could serve: {worst.reason}")
                         self._drain(stop)
@@ -61,7 +63,11 @@ class Supervisor:
         cores = self._settings.cores
         for place in self._places:
             if place.process is None and time.monotonic() >= place.due:
-                place.start(self._settings, cores[place.number % len(cores)] if cores else None)
+                try:
+                    place.start(self._settings, cores[place.number % len(cores)] if cores else None)
+                except OSError as error:  # no memory, process or descriptor left: perhaps a moment later
+                    pause_s = place.miscarry(str(error))
+                    _tell(f"worker {place.number} cannot start: {error}; it is tried again in {pause_s:.1f} s")
 
     def _wait(self, stop: socket.socket) -> None:
         """Until a worker speaks or dies, a signal comes, or a worker is due."""
@@ -82,7 +88,10 @@ class Supervisor:
                 _tell(f"worker {place.number} ended: {place.reason}; the next one starts in {pause_s:.1f} s")
 
     def _drain(self, stop: socket.socket) -> int:
-        """Tell every worker to finish its calls and end; a second signal ends them at once."""
+        """Tell every worker to finish its calls and end; a second Ctrl-C ends them at once.
+
+        A second SIGTERM does not: who stops a group of processes sends it twice.
+        """
         for place in self._places:
             place.dismiss()
         deadline = time.monotonic() + self._settings.grace_s + OVERTIME_S
@@ -90,7 +99,7 @@ class Supervisor:
             place.process.sentinel for place in self._places if place.process and place.process.is_alive()
         ]:
             left = deadline - time.monotonic()
-            if left <= 0 or _told(stop):
+            if left <= 0 or signal.SIGINT in _told(stop):
                 _tell(f"{len(running)} workers did not end in time and are killed")
                 return 1
             wait([stop, *running], left)
@@ -115,12 +124,14 @@ def _signals() -> Iterator[socket.socket]:
         writable.close()
 
 
-def _told(stop: socket.socket) -> bool:
+def _told(stop: socket.socket) -> bytes:
+    """The numbers of the signals that came."""
     try:
-        return bool(stop.recv(64))
+        return stop.recv(64)
     except BlockingIOError:
-        return False
+        return b""
 
 
 def _tell(message: str) -> None:
-    print(f"quorem serve (pid {os.getpid()}): {message}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # a reader that has gone, a full disk: no reason to stop serving
+        print(f"quorem serve (pid {os.getpid()}): {message}", file=sys.stderr, flush=True)

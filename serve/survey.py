@@ -1,14 +1,14 @@
 """Survey: which versions of a model repository can be served, proved by their manifests and digests."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..protos import manifest
-from ..protos.errors import MissingFile, NotFound, QuoremError
+from ..protos.errors import Malformed, MissingFile, NotFound, QuoremError
 from .settings import Version
 
-GRAPH, GOLDEN = "model.onnx", "golden.safetensors"
+GRAPH, TABLES, GOLDEN = "model.onnx", "tables.bin", "golden.safetensors"
+WIDEST_PARITY = 1e-2  # of the lowest precision there is
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ def survey(root: Path) -> Survey:
         )
     chosen, refused = list[Version](), list[tuple[Version, QuoremError]]()
     for model in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        for version in _versions(model):
+        for number in manifest.version_numbers(model):
+            version = Version(model.name, number, model / str(number))
             try:
                 _check(version)
             except QuoremError as error:
@@ -56,19 +57,20 @@ def survey(root: Path) -> Survey:
     return Survey(tuple(chosen), tuple(refused))
 
 
-def _versions(model: Path) -> Iterator[Version]:
-    """Latest first. Other names than plain numbers are no versions: temporary directories, notes, labels."""
-    names = (path.name for path in model.iterdir() if path.is_dir())
-    numbers = (int(name) for name in names if name.isascii() and name.isdigit() and name[0] != "0" and len(name) < 20)
-    return (Version(model.name, number, model / str(number)) for number in sorted(numbers, reverse=True))
-
-
 def _check(version: Version) -> None:
-    manifest.read(version.directory, verify_digests=True)
-    for name in (GRAPH, GOLDEN):
-        if not (version.directory / name).is_file():
+    found = manifest.read(version.directory, verify_digests=True)
+    if not found.HasField("export") or not 0 < found.export.parity_bound <= WIDEST_PARITY:
+        raise Malformed(
+            f"a bundle says what was exported, proved within a parity bound of at most {WIDEST_PARITY:g}",
+            found=f"a bound of {found.export.parity_bound:g}" if found.HasField("export") else "a run directory",
+            where=str(version.directory),
+            remedy="Export the run again, as a new version",
+        )
+    digests = {file.name for file in found.files}  # a file without one would be served unverified
+    for name in (GRAPH, TABLES, GOLDEN):
+        if name not in digests:
             raise MissingFile(
-                f"a bundle holds {name}",
+                f"a bundle's manifest holds the digest of {name}",
                 found="none",
                 where=str(version.directory),
                 remedy="Export the run again, as a new version",

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from quorem.export import triton
 from quorem.protos import manifest_pb2 as pb
 from quorem.protos import schema
 
-pytest.importorskip("tritonclient.grpc", reason="Triton's client holds the message that config.pbtxt is a text of")
+pytestmark = pytest.mark.skipif(
+    find_spec("tritonclient") is None, reason="Triton's client holds the message that config.pbtxt is a text of"
+)
 
 # In a process of its own: the client's messages and quorem's Open Inference messages bear the same names.
 READ = """

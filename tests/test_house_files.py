@@ -48,7 +48,8 @@ def test_every_package_is_listed_and_every_listed_one_exists():
 
 
 def test_the_root_holds_only_the_command_and_the_demo():
-    assert {path.name for path in ROOT.glob("*.py")} == {"__init__.py", "__main__.py", "command.py", "demo.py"}
+    demo = {"demo.py", "demo_page.py", "demo_steps.py"}
+    assert {path.name for path in ROOT.glob("*.py")} == {"__init__.py", "__main__.py", "command.py"} | demo
 
 
 def test_the_installed_version_is_this_one():
@@ -67,7 +68,7 @@ def test_the_command_knows_the_extras():
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        (".", ()),
+        (".", ("train",)),  # the demo draws as training does
         ("protos", ()),
         ("serve", ("bench",)),
         ("train", ("train",)),

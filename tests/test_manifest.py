@@ -151,7 +151,7 @@ def test_a_directory_takes_its_place_whole_or_not_at_all(tmp_path: Path) -> None
 
     with pytest.raises(RuntimeError):
         fail_half_way()
-    assert list(target.parent.iterdir()) == []
+    assert not target.parent.exists(), "nothing is left behind, not even a directory that was made for it"
     with manifest.directory_in_place(target) as work:
         (work / "whole").write_text("written")
         assert not target.exists()
@@ -160,3 +160,11 @@ def test_a_directory_takes_its_place_whole_or_not_at_all(tmp_path: Path) -> None
     with pytest.raises(FileExistsError), manifest.directory_in_place(target):
         pass
     assert [path.name for path in target.iterdir()] == ["whole"]
+
+
+def test_version_numbers_are_plain_latest_first(tmp_path: Path) -> None:
+    for name in ("1", "10", "9", "007", "0", "-1", "1.5", ".2.x", "latest", str(2**63 - 1), str(2**63), "9" * 25):
+        (tmp_path / name).mkdir()
+    (tmp_path / "3").write_text("a file")
+    assert manifest.version_numbers(tmp_path) == [2**63 - 1, 10, 9, 1]
+    assert manifest.version_numbers(tmp_path / "none") == []

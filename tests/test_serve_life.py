@@ -1,28 +1,23 @@
-"""The life of a server: ready, killed workers, draining, and everything that keeps it from starting."""
+"""The life of a server: ready, killed workers, draining."""
 
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
-import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from quorem.protos import manifest as manifests
 from quorem.serve.client import request_of
 from quorem.serve.grpc_transport import THREADS, GrpcServer
 from quorem.serve.port import reserve
 from quorem.serve.settings import Limits
-from safetensors.numpy import load, save
-from served import ROWS, Rows, Served, alive, command, connections, eventually, quorem, serving
+from served import ROWS, Rows, Served, alive, connections, eventually, serving
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
@@ -280,92 +275,48 @@ def test_a_server_whose_workers_die_again_and_again_gives_up(models: Path, tmp_p
         assert "a run directory and a bundle hold manifest.json" in said
 
 
-def refused(*arguments: str | Path) -> str:
-    """What a server that does not start says."""
-    done = quorem("serve", *arguments, "--port", "0", status=2)
-    assert done.stdout == ""
-    return done.stderr
-
-
-def test_an_empty_repository_is_refused(tmp_path: Path):
-    assert "a model repository is a directory" in refused(tmp_path / "none")
-    assert "at least one model that can be served" in refused(tmp_path)
-    (tmp_path / "ctr" / "1").mkdir(parents=True)
-    assert "ctr/1: " in refused(tmp_path)
-    assert "hold manifest.json" in refused(tmp_path)
-
-
-def test_a_broken_version_is_passed_over_and_named(models: Path, tmp_path: Path):
+def test_a_worker_that_cannot_be_replaced_leaves_the_others_serving(models: Path, request_bytes: bytes, tmp_path: Path):
     shutil.copytree(models, tmp_path / "models")
-    versions = tmp_path / "models" / "ctr"
-    for name in ("2", "10", ".3.tmp", "new", "007"):
-        shutil.copytree(versions / "1", versions / name)
-    data = bytearray((versions / "10" / "tables.bin").read_bytes())
-    data[0] ^= 1
-    (versions / "10" / "tables.bin").write_bytes(data)
-    with serving(tmp_path / "models", tmp_path / "log", "--workers", "1") as server:
-        assert server.facts["models"] == [{"name": "ctr", "version": 2}]
-        assert "ctr/10 is not served: " in server.log.read_text()
-        assert "a file has the digest its manifest says" in server.log.read_text()
+    version = tmp_path / "models" / "ctr" / "1"
+    with serving(tmp_path / "models", tmp_path / "log", "--workers", "2") as server:
+        victim, survivor = server.worker_pids
+        version.rename(tmp_path / "away")  # the survivor holds its files open
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: server.log.read_text().count("worker 0 ended") >= 6)  # more deaths than end a server alone
+        assert answers(server.address, survivor, request_bytes)
+        (tmp_path / "away").rename(version)
+        eventually(lambda: len(server.workers()) == 2 and server.process.poll() is None, 30)
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize("file", ["model.onnx", "golden.safetensors", "tables.bin"])
-def test_files_that_are_not_what_the_manifest_says_are_refused(models: Path, tmp_path: Path, file: str):
-    shutil.copytree(models, tmp_path / "models")
-    (tmp_path / "models" / "ctr" / "1" / file).unlink()
-    assert "every file that a manifest names is there" in refused(tmp_path / "models")
+def test_a_second_sigterm_does_not_cut_the_drain_short(models: Path, request_bytes: bytes, tmp_path: Path):
+    with (
+        serving(models, tmp_path / "log", "--workers", "1") as server,
+        loading(server.address, request_bytes, 4) as load,
+    ):
+        eventually(lambda: load.ends["OK"] > 20)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)
+        assert server.stop() == 0
+        assert set(load.stop()) <= {"OK", "UNAVAILABLE"}
 
 
-def shifted(data: bytes) -> bytes:
-    """Golden rows whose logits are another model's."""
-    golden = load(data)
-    return save(golden | {"logit": golden["logit"] + np.float32(1e-3)})
-
-
-@pytest.mark.parametrize(
-    ("file", "edit", "reason"),
-    [
-        ("model.onnx", lambda _: b"not a graph", "ONNX Runtime opens a bundle's graph"),
-        ("golden.safetensors", lambda _: b"not tensors", "golden.safetensors is a safetensors file"),
-        ("golden.safetensors", shifted, "gives its golden rows' logits"),
-    ],
-)
-def test_a_bundle_that_does_not_open_or_gives_other_scores_is_refused(
-    models: Path, tmp_path: Path, file: str, edit: Callable[[bytes], bytes], reason: str
-):
-    shutil.copytree(models, tmp_path / "models")
-    version = tmp_path / "models" / "ctr" / "1"
-    (version / file).write_bytes(edit((version / file).read_bytes()))
-    manifest = manifests.read(models / "ctr" / "1")
-    names = [each.name for each in manifest.files]
-    del manifest.files[:]
-    manifest.files.extend(manifests.describe_files(version, names))
-    manifests.write(version, manifest)
-    assert reason in refused(tmp_path / "models", "--workers", "1")
-
-
-def test_a_taken_port_is_refused(server: Served, models: Path):
-    port = server.address.rpartition(":")[2]
-    done = quorem("serve", models, "--port", port, status=2)
-    assert f"127.0.0.1:{port}: a server binds an address of this machine that nobody else serves" in done.stderr
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        done = quorem("serve", models, "--port", str(other.getsockname()[1]), status=2)
-        assert "Address already in use" in done.stderr
-
-
-def test_a_device_that_is_not_there_is_refused(models: Path):
-    if Path("/proc/driver/nvidia/gpus").is_dir():
-        pytest.skip("this machine has a GPU")
-    assert "--device cuda needs a GPU" in refused(models, "--device", "cuda")
-
-
-@pytest.mark.parametrize(
-    "arguments", [("--port", "70000"), ("--workers", "0"), ("--max-rows", "x"), ("--grace", "nan"), ("--device", "tpu")]
-)
-def test_a_bad_option_is_refused(models: Path, arguments: Sequence[str]):
-    done = subprocess.run(command("serve", models, *arguments), capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 2
-    assert arguments[0] in done.stderr
+def test_health_answers_while_every_thread_scores():
+    release = threading.Event()
+    methods = {
+        "quorem.v1.Scorer": {"Score": lambda request: request * release.wait(20), "Describe": lambda request: request}
+    }
+    port = reserve("127.0.0.1", 0)
+    server = GrpcServer(methods, {}, Limits(), ["ctr"])
+    server.start("127.0.0.1", port.number)
+    with port.holder, grpc.insecure_channel(port.address) as channel:
+        pending = [channel.unary_unary(SCORE).future(b"x", timeout=20) for _ in range(3 * THREADS)]
+        time.sleep(0.2)
+        health = health_pb2_grpc.HealthStub(channel)
+        assert health.Check(health_pb2.HealthCheckRequest(service="ctr"), timeout=5).status == 1
+        assert next(iter(health.Watch(health_pb2.HealthCheckRequest(service="ctr"), timeout=5))).status == 1
+        assert channel.unary_unary("/quorem.v1.Scorer/Describe")(b"d", timeout=5) == b"d"
+        assert not any(each.done() for each in pending)
+        release.set()
+        assert [each.result() for each in pending] == [b"x"] * len(pending)
+    server.close()
