@@ -1,5 +1,6 @@
 """What every test shares: hypothesis draws the same examples in every run, and a slow machine fails none."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from served import Rows, Served
 
+# A shell starts background jobs with SIGINT ignored, and children inherit that: tests that press Ctrl-C need it back.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("quorem", derandomize=True, deadline=None, database=None)
 settings.load_profile("quorem")
 
