@@ -35,6 +35,11 @@ LARGEST_VERSION = 2**63 - 1
 
 
 def export(run: Path, to: Path, version: int | None = None) -> Path:
+    """Publish a run as a version of a model; the version's directory. See `publish`."""
+    return publish(run, to, version)[0]
+
+
+def publish(run: Path, to: Path, version: int | None = None) -> tuple[Path, Parity]:
     """Publish a run as a version of a model.
 
     Args:
@@ -43,7 +48,8 @@ def export(run: Path, to: Path, version: int | None = None) -> Path:
         version: the version's number; the one after the latest if not given.
 
     Returns:
-        The version's directory.
+        The version's directory, and how far apart ONNX Runtime and training were: that is measured, and differs between
+        processors, so it does not stand in the bundle, which is the same to the byte on all of them.
 
     Raises:
         ArtifactError: the run cannot be trusted, or the version exists.
@@ -67,9 +73,9 @@ def export(run: Path, to: Path, version: int | None = None) -> Path:
         target = to / str(_free_version(to) if version is None else version)
         try:
             with manifests.directory_in_place(target) as work:
-                write(run, manifest, work)
+                parity = write(run, manifest, work)
                 triton.write(to, manifest.schema)
-            return target
+            return target, parity
         except OSError as error:
             if error.errno not in (None, errno.EEXIST, errno.ENOTEMPTY) or not target.is_dir():
                 raise
@@ -132,7 +138,6 @@ def write(run: Path, manifest: pb.Manifest, work: Path) -> Parity:
         pb.Export(
             run_sha256=manifests.sha256_of(run / manifests.NAME),
             parity_bound=BOUND,
-            parity_found=parity.found,
             table_bytes=sum(packed.size for packed in model.packed if packed.dtype == "float32"),
             slots=places.slot_count,
             dense=places.dense_count,

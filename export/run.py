@@ -9,7 +9,8 @@ import onnx
 from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
 from ..protos.errors import ArtifactError
-from .bundle import MODEL, export, prove_bundle, prove_run
+from .bundle import MODEL, prove_bundle, prove_run, publish
+from .parity import Parity
 
 
 def main(args: argparse.Namespace) -> int:
@@ -32,25 +33,25 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _export(run: Path, to: Path, version: int | None) -> dict[str, object]:
-    bundle = export(run, to, version)
+    bundle, parity = publish(run, to, version)
     nodes = onnx.load(str(bundle / MODEL), load_external_data=False).graph.node
-    facts = _facts(manifests.read(bundle, verify_digests=False))
+    facts = _facts(manifests.read(bundle, verify_digests=False), parity)
     return {"path": str(bundle), "version": int(bundle.name), "nodes": len(nodes), **facts}
 
 
 def _check(directory: Path) -> dict[str, object]:
     is_bundle = manifests.read(directory, verify_digests=False).HasField("export")
     manifest, parity = prove_bundle(directory) if is_bundle else prove_run(directory)
-    facts = _facts(manifest) | {"parity_found": parity.found, "rows": parity.rows}
+    facts = _facts(manifest, parity) | {"rows": parity.rows}
     return {"path": str(directory), "checked": "bundle" if is_bundle else "run", **facts}
 
 
-def _facts(manifest: pb.Manifest) -> dict[str, object]:
+def _facts(manifest: pb.Manifest, parity: Parity) -> dict[str, object]:
     return {
         "files": {file.name: file.bytes for file in manifest.files},
         "table_bytes": manifest.export.table_bytes,
         "parity_bound": manifest.export.parity_bound,
-        "parity_found": manifest.export.parity_found,
+        "parity_found": parity.found,
     }
 
 

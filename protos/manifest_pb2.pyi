@@ -368,17 +368,15 @@ class Training(_message.Message):
     def __init__(self, source: _Optional[str] = ..., seed: _Optional[int] = ..., device: _Optional[str] = ..., best_epoch: _Optional[int] = ..., train_rows: _Optional[int] = ..., valid_rows: _Optional[int] = ..., test_rows: _Optional[int] = ..., valid_metrics: _Optional[_Mapping[str, float]] = ..., test_metrics: _Optional[_Mapping[str, float]] = ..., negative_rate: _Optional[float] = ..., label: _Optional[str] = ...) -> None: ...
 
 class Export(_message.Message):
-    __slots__ = ("run_sha256", "parity_bound", "parity_found", "table_bytes", "slots", "dense")
+    __slots__ = ("run_sha256", "parity_bound", "table_bytes", "slots", "dense")
     RUN_SHA256_FIELD_NUMBER: _ClassVar[int]
     PARITY_BOUND_FIELD_NUMBER: _ClassVar[int]
-    PARITY_FOUND_FIELD_NUMBER: _ClassVar[int]
     TABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     DENSE_FIELD_NUMBER: _ClassVar[int]
     run_sha256: str
     parity_bound: float
-    parity_found: float
     table_bytes: int
     slots: int
     dense: int
-    def __init__(self, run_sha256: _Optional[str] = ..., parity_bound: _Optional[float] = ..., parity_found: _Optional[float] = ..., table_bytes: _Optional[int] = ..., slots: _Optional[int] = ..., dense: _Optional[int] = ...) -> None: ...
+    def __init__(self, run_sha256: _Optional[str] = ..., parity_bound: _Optional[float] = ..., table_bytes: _Optional[int] = ..., slots: _Optional[int] = ..., dense: _Optional[int] = ...) -> None: ...

@@ -106,7 +106,6 @@ def test_a_bundle_says_where_it_came_from_and_what_is_no_number_is_null(
     assert facts["export"] == {
         "run_sha256": "ab" * 32,
         "parity_bound": 1e-5,
-        "parity_found": 0.0,
         "table_bytes": 0,
         "slots": 5,
         "dense": 3,
