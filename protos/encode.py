@@ -1,6 +1,6 @@
 """The one encoder: columns of raw values -> the arrays that a graph reads.
 
-Training, `quorem score` and the server's edge all call `encode`; nothing else turns a raw value into raw64.
+Training, `quorem bench` and the server's edge all encode here; nothing else turns a raw value into raw64.
 Legend: R rows; S slots; D dense columns; L items of a bag column over all rows.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from . import manifest_pb2 as pb
 from .errors import MissingColumn, OutOfRange, UnknownColumn, WrongLength, WrongType
 from .ids import MISSING, Int64s, raw64_of_strings
-from .schema import DENSE_KINDS, layout
+from .schema import layout
 
 Float32s = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -57,50 +57,93 @@ class Encoded:
 def encode(
     schema: pb.Schema, columns: Mapping[str, Column], rows: int, *, long_bags: Literal["cut", "refuse"]
 ) -> Encoded:
-    """Encode `rows` rows, column by column.
+    """Encode rows under a schema, once; see `Encoder.encode`."""
+    return Encoder(schema).encode(columns, rows, long_bags=long_bags)
 
-    Args:
-        schema: the features, each of which must stand in `columns`; no other column may.
-        columns: feature -> its values.
-        rows: R; every column holds R values (a bag: R lengths).
-        long_bags: "cut" keeps a bag's first `max_length` items (training), "refuse" is an error (serving).
 
-    Raises:
-        UnknownColumn, MissingColumn, WrongType, WrongLength, OutOfRange: one for each rule, naming the column.
-    """
-    places = layout(schema)
-    known = {feature.name for feature in schema.features}
-    for name in columns:
-        if name not in known:
-            raise UnknownColumn(
-                "every column is a feature of the schema",
-                found=f"column {name!r}",
-                where="columns",
-                remedy=f"Send only {sorted(known)}",
+@dataclass(frozen=True)
+class _Place:
+    """A feature and where its values go: a column of `dense`, or slots of `ids`."""
+
+    feature: pb.Feature
+    name: str
+    column: int | None
+    start: int
+    length: int
+    is_bag: bool
+
+
+class Encoder:
+    """The encoder of one schema, which is worked out once: for callers that encode request after request."""
+
+    def __init__(self, schema: pb.Schema) -> None:
+        places = layout(schema)
+        self._names = frozenset(feature.name for feature in schema.features)
+        self._slots, self._columns = places.slot_count, places.dense_count
+        self._places = [
+            _Place(
+                feature,
+                feature.name,
+                places.dense.get(feature.name),
+                *places.slots.get(feature.name, (0, 0)),
+                feature.HasField("bag"),
             )
-    ids = np.full((rows, places.slot_count), MISSING, np.int64)
-    dense = np.empty((rows, places.dense_count), np.float32)
-    for feature in schema.features:
-        column = columns.get(feature.name)
-        if column is None:
-            raise MissingColumn(
-                "every feature of the schema has a column",
-                found=f"no column {feature.name!r}",
-                where="columns",
-                remedy="Send it; mark values that are not known as missing",
-            )
-        if feature.WhichOneof("encoding") in DENSE_KINDS:
-            dense[:, places.dense[feature.name]] = _numbers(feature, column, rows)
-            continue
-        raw = _raw64(feature, column)
-        start, length = places.slots[feature.name]
-        if feature.HasField("bag"):
-            ids[:, start : start + length] = _bag(feature, column, raw, rows, long_bags)
-        else:
-            _expect_no_lengths(feature, column)
-            _expect_rows(feature, len(raw), rows)
-            ids[:, start] = raw
-    return Encoded(ids, dense)
+            for feature in schema.features
+        ]
+
+    def encode(self, columns: Mapping[str, Column], rows: int, *, long_bags: Literal["cut", "refuse"]) -> Encoded:
+        """Encode `rows` rows, column by column.
+
+        Args:
+            columns: feature -> its values; each feature of the schema must stand there, and no other column may.
+            rows: R; every column holds R values (a bag: R lengths).
+            long_bags: "cut" keeps a bag's first `max_length` items (training), "refuse" is an error (serving).
+
+        Raises:
+            UnknownColumn, MissingColumn, WrongType, WrongLength, OutOfRange: one for each rule, naming the column.
+        """
+        for name in columns:
+            if name not in self._names:
+                raise UnknownColumn(
+                    "every column is a feature of the schema",
+                    found=f"column {name!r}",
+                    where="columns",
+                    remedy=f"Send only {sorted(self._names)}",
+                )
+        ids = np.full((rows, self._slots), MISSING, np.int64)
+        dense = np.empty((rows, self._columns), np.float32)
+        for place in self._places:
+            feature, column = place.feature, columns.get(place.name)
+            if column is None:
+                raise MissingColumn(
+                    "every feature of the schema has a column",
+                    found=f"no column {place.name!r}",
+                    where="columns",
+                    remedy="Send it; mark values that are not known as missing",
+                )
+            if place.column is not None:
+                dense[:, place.column] = _numbers(feature, column, rows)
+                continue
+            raw = _raw64(feature, column)
+            if place.is_bag:
+                ids[:, place.start : place.start + place.length] = _bag(feature, column, raw, rows, long_bags)
+            else:
+                _expect_no_lengths(feature, column)
+                _expect_rows(feature, len(raw), rows)
+                ids[:, place.start] = raw
+        if np.isinf(dense).any():  # once for all columns: a look at each costs more than their encoding
+            self._refuse_infinity(dense)
+        return Encoded(ids, dense)
+
+    def _refuse_infinity(self, dense: Float32s) -> None:
+        row, column = (int(each) for each in np.argwhere(np.isinf(dense))[0])
+        name = next(place.name for place in self._places if place.column == column)
+        raise OutOfRange(
+            "a number is finite, or NaN for missing",
+            found=str(dense[row, column]),
+            where=f"column {name!r}, row {row}",
+            remedy="Send NaN where the value is not known",
+        )
 
 
 def _expect_rows(feature: pb.Feature, found: int, rows: int) -> None:
@@ -146,14 +189,6 @@ def _numbers(feature: pb.Feature, column: Column, rows: int) -> Float32s:
     if column.missing is not None:
         _expect_flags(feature, column.missing, len(numbers))
         numbers = np.where(column.missing, np.float32(np.nan), numbers)
-    if np.isinf(numbers).any():
-        row = int(np.flatnonzero(np.isinf(numbers))[0])
-        raise OutOfRange(
-            "a number is finite, or NaN for missing",
-            found=str(numbers[row]),
-            where=f"column {feature.name!r}, row {row}",
-            remedy="Send NaN where the value is not known",
-        )
     return numbers
 
 

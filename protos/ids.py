@@ -23,6 +23,7 @@ Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 
 MISSING = -(2**63)
+MISSING_DIGEST = 2**63  # the same bits, read as uint64
 STRING_SEED = 0
 FMIX_FIRST, FMIX_SECOND = 0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53  # MurmurHash3's 64-bit finaliser, Appleby 2011
 
@@ -41,9 +42,10 @@ def raw64_of_strings(strings: Sequence[bytes]) -> Int64s:
     A string whose hash is the code of a missing value takes the hash's successor, so that no string is missing.
     """
     digest = xxhash.xxh3_64_intdigest
-    raw = np.fromiter((digest(string, STRING_SEED) for string in strings), np.uint64, len(strings)).view(np.int64)
-    raw[raw == MISSING] += 1
-    return raw
+    digests = [digest(string, STRING_SEED) for string in strings]
+    if MISSING_DIGEST in digests:
+        digests = [each + (each == MISSING_DIGEST) for each in digests]
+    return np.array(digests, np.uint64).view(np.int64)
 
 
 def fmix64(values: UInt64s) -> UInt64s:

@@ -10,9 +10,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..protos import encode, manifest_pb2
+from ..protos import manifest_pb2
 from ..protos import scoring_pb2 as pb
-from ..protos.encode import Column, Encoded
+from ..protos.encode import Column, Encoded, Encoder
 from ..protos.errors import InputError, MissingColumn, UnknownColumn, WrongLength
 from ..protos.ids import Int64s
 from ..protos.schema import layout
@@ -23,9 +23,9 @@ TOLD_NAMES = 20  # an error names this many features, not thousands
 
 @dataclass(frozen=True)
 class _Part:
-    """Some of a schema's features, and the slots of `ids` and columns of `dense` that they fill."""
+    """The encoder of some of a schema's features, and the slots of `ids` and columns of `dense` that they fill."""
 
-    schema: manifest_pb2.Schema
+    encoder: Encoder
     slots: Int64s
     dense: Int64s
 
@@ -34,7 +34,7 @@ class Sides:
     """The encoder of one schema's requests."""
 
     def __init__(self, schema: manifest_pb2.Schema) -> None:
-        self._schema, self._layout = schema, layout(schema)
+        self._schema, self._layout, self._whole = schema, layout(schema), Encoder(schema)
         self._names = frozenset(feature.name for feature in schema.features)
         self._part = lru_cache(maxsize=64)(self._select)  # callers split their features in few ways
 
@@ -45,7 +45,7 @@ class Sides:
             UnknownColumn, MissingColumn: a feature that the schema lacks, or the request.
             InputError: a feature twice.
             WrongLength: a context column of another length than one.
-            WrongType, WrongLength, OutOfRange: as `encode.encode` and `columns.decode` say.
+            WrongType, WrongLength, OutOfRange: as `Encoder.encode` and `columns.decode` say.
         """
         shared, own = dict[str, Column](), dict[str, Column]()
         for columns, found, side in ((context, shared, "context"), (candidates, own, "candidates")):
@@ -74,7 +74,7 @@ class Sides:
                 remedy="Send it; mark values that are not known as missing",
             )
         if not shared:
-            return encode.encode(self._schema, own, rows, long_bags="refuse")
+            return self._whole.encode(own, rows, long_bags="refuse")
         for name, column in shared.items():
             values = len(column) if column.lengths is None else len(column.lengths)
             if values != 1:
@@ -88,7 +88,7 @@ class Sides:
         dense = np.empty((rows, self._layout.dense_count), np.float32)
         for columns, count in ((shared, 1), (own, rows)):
             part = self._part(frozenset(columns))
-            encoded = encode.encode(part.schema, columns, count, long_bags="refuse")
+            encoded = part.encoder.encode(columns, count, long_bags="refuse")
             ids[:, part.slots], dense[:, part.dense] = encoded.ids, encoded.dense
         return Encoded(ids, dense)
 
@@ -97,7 +97,7 @@ class Sides:
         slots = [slot for start, length in self._layout.slots.values() for slot in range(start, start + length)]
         owners = [name for name, (_, length) in self._layout.slots.items() for _ in range(length)]
         return _Part(
-            manifest_pb2.Schema(features=features),
+            Encoder(manifest_pb2.Schema(features=features)),
             np.array([slot for slot, name in zip(slots, owners, strict=True) if name in names], np.int64),
             np.array([column for name, column in self._layout.dense.items() if name in names], np.int64),
         )
