@@ -16,12 +16,7 @@ def describe(repository: Repository, request: bytes) -> bytes:
         NotFound: not served.
     """
     call = parse(pb.DescribeRequest, "quorem.v1.DescribeRequest", request)
-    selector = call.WhichOneof("selector")
-    model = repository.model(
-        call.model,
-        version=call.version if selector == "version" else None,
-        label=call.label if selector == "label" else None,
-    )
+    model = repository.selected(call)
     limits = repository.limits
     return pb.DescribeResponse(
         model=model.version.name,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..protos import scoring_pb2 as pb
 from ..protos.errors import NotFound, WrongType
 from .model import Model
 from .settings import Limits
@@ -61,6 +62,16 @@ class Repository:
                 remedy=f"Ask for one of {self.versions(name)}, or for none to get the latest",
             )
         return versions[chosen]
+
+    def selected(self, call: pb.ScoreRequest | pb.DescribeRequest) -> Model:
+        """The model, and the version or label, that a call of the Scorer names.
+
+        Raises:
+            NotFound: not served.
+        """
+        selector = call.WhichOneof("selector")
+        version = call.version if selector == "version" else None
+        return self.model(call.model, version, call.label if selector == "label" else None)
 
     def model_of_text(self, name: str, version: str) -> Model:
         """The same for the Open Inference Protocol, whose versions are text; empty means the latest.

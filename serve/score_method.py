@@ -29,12 +29,7 @@ def score(repository: Repository, request: bytes) -> bytes:
     """
     started = perf_counter_ns()
     call = parse(pb.ScoreRequest, "quorem.v1.ScoreRequest", request)
-    selector = call.WhichOneof("selector")
-    model = repository.model(
-        call.model,
-        version=call.version if selector == "version" else None,
-        label=call.label if selector == "label" else None,
-    )
+    model = repository.selected(call)
     _check(call, model, repository.limits)
     encoded = model.sides.encode(call.context, call.candidates, call.rows)
     ready = perf_counter_ns()

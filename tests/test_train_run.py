@@ -157,6 +157,11 @@ def test_a_plan_overrides_the_embedding_section(recipe: Path, run: Path, tmp_pat
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     told = quorem("train", recipe, "--out", tmp_path / "refused", *arguments, check=2).stderr
     assert "complementary" in told
+    (tmp_path / "plan.json").write_text(
+        json.dumps({**plan, "fields": json.loads((run / "manifest.json").read_text())["plan"]["fields"]})
+    )
+    other = ("--set", 'model={name="dlrm",bottom=[4],top=[4]}')
+    assert "first-order" in quorem("train", recipe, "--out", tmp_path / "dlrm", *arguments, *other, check=2).stderr
     (tmp_path / "plan.json").write_text("{")
     assert "plan" in quorem("train", recipe, "--out", tmp_path / "broken", *arguments, check=2).stderr
 

@@ -82,6 +82,13 @@ def train(
     check_run(out, resolved, resume=resume)
     prepared = prepare(recipe, base)
     schema, dense_count = prepared.schema, len(dense_features(prepared.schema))
+    if given and given.first_order and not recipe.model.first_order:
+        raise PlanError(
+            "a plan has first-order tables only for a model that reads them",
+            found=f"first-order tables for {recipe.model.name}",
+            where=str(plan_path),
+            remedy="Leave `first_order` out of the plan, or train the model that it was made for",
+        )
     plan = given or make_plan(recipe.embedding, schema, first_order=recipe.model.first_order)
     net = _make_net(recipe, plan, dense_count)
     manifest = pb.Manifest(format_version=manifests.FORMAT_VERSION, schema=schema, plan=plan, net=net)
