@@ -20,12 +20,15 @@ from safetensors.numpy import save
 
 from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
+from ..protos import plan
+from ..protos.classes import check_stored
 from ..protos.errors import ArtifactError, Malformed, MissingFile
 from ..protos.schema import layout
 from . import tables, triton
 from .graph import TABLES, Array
 from .model import build
 from .parity import BOUND, Parity, prove
+from .rows import CLASSES
 from .tensors import Shapes, Tensors, open_tensors
 
 WEIGHTS, REFERENCE = "weights.safetensors", "reference.safetensors"
@@ -98,14 +101,16 @@ def prove_run(run: Path) -> tuple[pb.Manifest, Parity]:
 
 
 def prove_bundle(bundle: Path) -> tuple[pb.Manifest, Parity]:
-    """Verify a bundle's digests and its graph, and score its golden rows again.
+    """Verify a bundle's digests, its classes and its graph, and score its golden rows again.
 
     Raises:
         ArtifactError: a bundle that cannot be trusted.
+        NotComplementary, WrongClasses: classes that are not what its plan says.
         ParityError: its golden rows have other logits.
     """
     manifest = manifests.read(bundle)
     _expect_files(bundle, manifest, (MODEL, TABLES, GOLDEN))
+    check_stored(bundle / TABLES, manifest)
     try:
         onnx.checker.check_model(str(bundle / MODEL), full_check=True)
     except onnx.checker.ValidationError as error:
@@ -123,6 +128,7 @@ def write(run: Path, manifest: pb.Manifest, work: Path) -> Parity:
     with open_tensors(run / WEIGHTS) as weights:
         manifests.check_tensors(manifests.tensor_shapes(manifest), weights.shapes, str(run / WEIGHTS))
         _check_vocabularies(manifest, weights)
+        _check_classes(manifest, weights)
         model = build(manifest, weights.read)
         tables.write(work / TABLES, model.packed, weights)
     (work / MODEL).write_bytes(model.proto.SerializeToString(deterministic=True))
@@ -138,9 +144,10 @@ def write(run: Path, manifest: pb.Manifest, work: Path) -> Parity:
         pb.Export(
             run_sha256=manifests.sha256_of(run / manifests.NAME),
             parity_bound=BOUND,
-            table_bytes=sum(packed.size for packed in model.packed if packed.dtype == "float32"),
+            table_bytes=sum(each.size for each in model.packed if each.dtype == "float32" or each.name == CLASSES),
             slots=places.slot_count,
             dense=places.dense_count,
+            class_arrays=model.class_arrays,
         )
     )
     del bundle.files[:]
@@ -212,6 +219,15 @@ def _check_vocabularies(manifest: pb.Manifest, weights: Tensors) -> None:
                     where=f"{weights.path}, feature {feature.name!r}",
                     remedy="Train the model again",
                 )
+
+
+def _check_classes(manifest: pb.Manifest, weights: Tensors) -> None:
+    """Semantic fields have the collisions that the plan says: the classes as they will be looked up prove it."""
+    for field in (*manifest.plan.fields, *manifest.plan.first_order):
+        names = {j: manifests.class_name(field.feature, j) for j, table in enumerate(field.tables) if table.classes}
+        if names:
+            arrays = {j: weights.read(name) for j, name in names.items()}
+            plan.check_classes(field, arrays, f"{weights.path}, feature {field.feature!r}")
 
 
 def _free_version(model: Path) -> int:

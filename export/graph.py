@@ -23,17 +23,29 @@ ALIGNMENT = 4096  # a page: memory-mapping runtimes ask for it on some systems
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Columns `start` to `end` of a tensor of the run's weights, [rows, columns]."""
+
+    tensor: str
+    start: int
+    end: int
+
+
+Part = str | Columns | Array
+
+
+@dataclass(frozen=True)
 class Packed:
     """A constant of `tables.bin`: its parts one after the other along the first axis.
 
-    parts: tensors of the run's weights, by name, or arrays of a few rows.
+    parts: tensors of the run's weights, by name, or columns of them, or arrays of a few rows.
     offset: where it begins in the file; a multiple of `ALIGNMENT`.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    parts: tuple[str | Array, ...]
+    parts: tuple[Part, ...]
     offset: int
 
     @property
@@ -81,7 +93,7 @@ class Graph:
         """An int64 vector: axes, sizes, a number."""
         return self.constant("integers/" + ".".join(map(str, values)), np.array(values, np.int64))
 
-    def table(self, name: str, dtype: str, width: tuple[int, ...], parts: Sequence[str | Array], rows: int) -> str:
+    def table(self, name: str, dtype: str, width: tuple[int, ...], parts: Sequence[Part], rows: int) -> str:
         """A constant of `tables.bin`, [rows, *width]: `parts` one after the other."""
         end = self.packed[-1].offset + self.packed[-1].size if self.packed else 0
         offset = -(-end // ALIGNMENT) * ALIGNMENT

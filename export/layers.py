@@ -27,6 +27,8 @@ def build(graph: Graph, net: pb.Net, inputs: Mapping[str, Value], read: Read) ->
             values[layer.name] = _linear(graph, layer, sources[0], read, norms.get(layer.name))
         elif kind == "batchnorm":
             values[layer.name] = _batchnorm(graph, layer, sources[0], read)
+        elif kind in ("cross", "cross_matrix"):
+            values[layer.name] = (_cross if kind == "cross" else _cross_matrix)(graph, layer, sources, read)
         else:
             values[layer.name] = _KINDS[str(kind)](graph, layer, sources)
     return values[net.layers[-1].name]
@@ -66,6 +68,28 @@ def _batchnorm(graph: Graph, layer: pb.Layer, source: Value, read: Read) -> Valu
     )
     output = graph.node(f"layer/{layer.name}", "Add", scaled, graph.constant(f"shift/{layer.name}", shift))
     return Value(output, (layer.batchnorm.width,))
+
+
+def _cross(graph: Graph, layer: pb.Layer, sources: Sequence[Value], read: Read) -> Value:
+    """x0 (x . w) + b + x, Wang et al., ADKDD'17."""
+    name, (first, x) = layer.name, (graph.flat(source) for source in sources)
+    weight = graph.constant(f"weight/{name}", read(f"{name}.weight")[:, None])
+    bias = graph.constant(f"bias/{name}", read(f"{name}.bias"))
+    crossed = graph.node(f"crossed/{name}", "Mul", first, graph.node(f"factor/{name}", "MatMul", x, weight))
+    return Value(graph.node(f"layer/{name}", "Sum", crossed, bias, x), (layer.cross.width,))
+
+
+def _cross_matrix(graph: Graph, layer: pb.Layer, sources: Sequence[Value], read: Read) -> Value:
+    """x0 * (W x + b) + x, Wang et al., WWW'21; of a low rank, W x = U (V^T x), never the product of the two."""
+    name, (first, x) = layer.name, (graph.flat(source) for source in sources)
+    source, matrix = x, "weight"
+    if layer.cross_matrix.rank:
+        source = graph.node(f"low/{name}", "MatMul", x, graph.constant(f"v/{name}", read(f"{name}.v")))
+        matrix = "u"
+    constants = (graph.constant(f"{role}/{name}", read(f"{name}.{role}")) for role in (matrix, "bias"))
+    factor = graph.node(f"factor/{name}", "Gemm", source, *constants, transB=1)
+    crossed = graph.node(f"crossed/{name}", "Mul", first, factor)
+    return Value(graph.node(f"layer/{name}", "Add", crossed, x), (layer.cross_matrix.width,))
 
 
 def _concat(graph: Graph, layer: pb.Layer, sources: Sequence[Value]) -> Value:

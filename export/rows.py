@@ -1,18 +1,49 @@
-"""Rows in the graph: ids become rows of their tables, (x // divide) % rows, in int64 throughout.
+"""Rows in the graph: ids become rows of their tables, (x // divide) % rows or a class that is given, as int64.
 
 Source: Shi et al., KDD'20, section 3.1. Legend: C columns of ids; one partition of a group is the j-th table of each of
 its fields.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnx
 
 from ..protos import manifest_pb2 as pb
 from ..protos import packing
+from ..protos.manifest import class_name
 from .graph import Array, Graph, value_info
+
+CLASSES = "classes/rows"
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of all semantic fields one after the other, an int32 vector `CLASSES` of `size` numbers.
+
+    starts: (feature, table's number) -> where its classes begin; tables and first-order tables share them.
+    """
+
+    starts: Mapping[tuple[str, int], int]
+    size: int
+
+    @property
+    def names(self) -> list[str]:
+        """The tensors of the run's weights, in order."""
+        return [class_name(*key) for key in self.starts]
+
+
+def classes_of(fields: Sequence[pb.Field]) -> Classes:
+    """Where the classes of these fields stand."""
+    starts, end = dict[tuple[str, int], int](), 0
+    for field in fields:
+        for j, table in enumerate(field.tables):
+            if table.classes and (field.feature, j) not in starts:
+                starts[field.feature, j] = end
+                end += field.cardinality
+    return Classes(starts, end)
 
 
 @dataclass(frozen=True)
@@ -23,6 +54,7 @@ class Partition:
     offsets: where each column's table begins in the packed one.
     tables: (feature, rows) of the packed tables, in order.
     neutral: whether the packed table ends in a row for the fields that take no part.
+    classes: where each column's classes begin in `CLASSES`; empty where rows are arithmetic.
     """
 
     divide: tuple[int, ...]
@@ -30,9 +62,10 @@ class Partition:
     offsets: tuple[int, ...]
     tables: tuple[tuple[str, int], ...]
     neutral: bool
+    classes: tuple[int, ...]
 
 
-def partitions(fields: Sequence[pb.Field], columns: Sequence[int]) -> list[Partition]:
+def partitions(fields: Sequence[pb.Field], columns: Sequence[int], classes: Classes) -> list[Partition]:
     """The partitions of a group's fields, of which field i takes `columns[i]` columns."""
     found = list[Partition]()
     for j in range(len(fields[0].tables)):
@@ -48,7 +81,12 @@ def partitions(fields: Sequence[pb.Field], columns: Sequence[int]) -> list[Parti
                 one = (field.cardinality if divided else 1, 1, end)
             for numbers, number in zip((divide, rows, offsets), one, strict=True):
                 numbers.extend([number] * count)
-        found.append(Partition(tuple(divide), tuple(rows), tuple(offsets), tuple(tables), len(tables) < len(fields)))
+        starts = list[int]()
+        if fields[0].tables[j].classes:  # then it is so in all fields of the group
+            for field, count in zip(fields, columns, strict=True):
+                starts.extend([classes.starts[field.feature, j]] * count)
+        neutral = len(tables) < len(fields)
+        found.append(Partition(tuple(divide), tuple(rows), tuple(offsets), tuple(tables), neutral, tuple(starts)))
     return found
 
 
@@ -59,8 +97,8 @@ def local_rows(
 
     `cardinalities` holds one number a column: ids lie below it.
 
-    Steps that change no id are left out. The remainder is x - (x // m) * m where the next partition needs x // m
-    anyway: a product instead of a second division.
+    A class is looked up. Of the arithmetic, steps that change no id are left out; the remainder is x - (x // m) * m
+    where the next partition needs x // m anyway: a product instead of a second division.
     """
     quotients = list[str]()
     for j, part in enumerate(parts):
@@ -74,6 +112,9 @@ def local_rows(
         quotients.append(quotient)
     found = list[str]()
     for j, part in enumerate(parts):
+        if part.classes:
+            found.append(_class_rows(graph, f"{name}/class.{j}", ids, part.classes))
+            continue
         tables = list(zip(part.divide, part.rows, cardinalities, strict=True))
         row = quotients[j]
         if any((n - 1) // divide >= rows for divide, rows, n in tables):
@@ -87,6 +128,12 @@ def local_rows(
     return found
 
 
+def _class_rows(graph: Graph, name: str, ids: str, starts: Sequence[int]) -> str:
+    if any(starts):
+        ids = graph.node(f"{name}/place", "Add", ids, graph.constant(f"{name}/starts", _int64(starts)))
+    return graph.node(name, "Cast", graph.node(f"{name}/given", "Gather", CLASSES, ids), to=onnx.TensorProto.INT64)
+
+
 def packed_rows(graph: Graph, name: str, rows: Sequence[str], parts: Sequence[Partition]) -> list[str]:
     """Rows of single tables -> rows of the packed ones, int64 [B, C] each."""
     found = list[str]()
@@ -97,16 +144,18 @@ def packed_rows(graph: Graph, name: str, rows: Sequence[str], parts: Sequence[Pa
     return found
 
 
-def rows_graph(fields: Sequence[pb.Field]) -> onnx.ModelProto:
-    """The row arithmetic of a plan alone: `ids` int64 [B, fields] -> `rows.<group>.<j>` int64 [B, fields of the group].
+def rows_graph(fields: Sequence[pb.Field], given: Mapping[str, Array] = MappingProxyType({})) -> onnx.ModelProto:
+    """The rows of a plan alone: `ids` int64 [B, fields] -> `rows.<group>.<j>` int64 [B, fields of the group].
 
-    A field that has no j-th table has row 0 there.
+    A field that has no j-th table has row 0 there. `given` has the classes of semantic fields, by their tensors' names.
     """
-    graph, outputs = Graph(), list[onnx.ValueInfoProto]()
+    graph, outputs, classes = Graph(), list[onnx.ValueInfoProto](), classes_of(fields)
+    if classes.size:
+        graph.constant(CLASSES, np.concatenate([given[name] for name in classes.names]))
     for g, group in enumerate(packing.groups(fields)):
         members = [fields[position] for position in group.fields]
         ids = graph.pick(f"group.{g}/ids", "ids", group.fields, len(fields))
-        parts = partitions(members, [1] * len(members))
+        parts = partitions(members, [1] * len(members), classes)
         for j, rows in enumerate(local_rows(graph, f"group.{g}", ids, parts, [field.cardinality for field in members])):
             outputs.append(value_info(f"rows.{g}.{j}", "int64", len(members)))
             graph.nodes.append(onnx.helper.make_node("Identity", [rows], [outputs[-1].name], name=outputs[-1].name))

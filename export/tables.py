@@ -4,12 +4,12 @@ Names, dtypes, shapes and offsets stand in model.onnx as external data. ONNX Run
 opened by its path, so that all processes share one copy of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from .graph import Packed
+from .graph import Array, Columns, Packed, Part
 from .tensors import Tensors
 
 
@@ -19,6 +19,12 @@ def write(path: Path, packed: Sequence[Packed], weights: Tensors) -> None:
         for constant in packed:
             file.seek(constant.offset)
             for part in constant.parts:
-                for stretch in weights.stretches(part) if isinstance(part, str) else (part,):
+                for stretch in _stretches(part, weights):
                     little_endian = np.dtype(constant.dtype).newbyteorder("<")
                     file.write(np.ascontiguousarray(stretch, little_endian).data)
+
+
+def _stretches(part: Part, weights: Tensors) -> Iterable[Array]:
+    if isinstance(part, Columns):
+        return (stretch[:, part.start : part.end] for stretch in weights.stretches(part.tensor))
+    return weights.stretches(part) if isinstance(part, str) else (part,)

@@ -4,7 +4,17 @@
     ├── RecipeError            a recipe asks for what cannot be
     ├── DataError              a row, a column or a file of the user's data breaks a rule
     ├── PlanError              a partition plan that cannot exist
-    │   └── NotComplementary   two ids would share every row
+    │   ├── NotComplementary   two ids would share every row
+    │   │   └── TooFewTuples   fewer tuples of rows than ids
+    │   ├── SharedFactor       moduli that are not pairwise coprime
+    │   ├── EmptyField         a field of no ids
+    │   ├── OneId              several tables for a single id
+    │   ├── TooManyRows        a table of more rows than there are ids
+    │   ├── TooFewCollisions   less than one id to a row
+    │   ├── Overflow           an id or a divisor beyond int64
+    │   ├── OverBudget         tables that do not fit the bytes that were given
+    │   ├── WrongDims          dimensions that a combine cannot join
+    │   └── WrongClasses       a table of classes that leaves ids out, or names one twice
     ├── NetError               a list of layers that does not fit together
     ├── ArtifactError          a run directory or a bundle that cannot be trusted
     │   ├── MissingFile        a file that the manifest or the format names is not there
@@ -77,6 +87,46 @@ class PlanError(QuoremError):
 
 class NotComplementary(PlanError):
     """Two ids of a field would share every row of its tables."""
+
+
+class TooFewTuples(NotComplementary):
+    """Radices or moduli whose product is below the number of ids."""
+
+
+class SharedFactor(PlanError):
+    """Moduli that are not pairwise coprime."""
+
+
+class EmptyField(PlanError):
+    """A field of no ids."""
+
+
+class OneId(PlanError):
+    """Several tables for a field of a single id."""
+
+
+class TooManyRows(PlanError):
+    """A table of more rows than ids can reach."""
+
+
+class TooFewCollisions(PlanError):
+    """Less than one id to a row."""
+
+
+class Overflow(PlanError):
+    """An id, a radix or a divisor beyond int64."""
+
+
+class OverBudget(PlanError):
+    """Tables that do not fit the bytes that were given."""
+
+
+class WrongDims(PlanError):
+    """Dimensions that a combine cannot join."""
+
+
+class WrongClasses(PlanError):
+    """A table of classes that leaves ids out, or names one twice."""
 
 
 class NetError(QuoremError):

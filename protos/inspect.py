@@ -3,7 +3,7 @@
 import argparse
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,9 @@ def describe(path: Path) -> Facts:
             "bytes": held,
             "full_bytes": full,
             "compression": full / held,
-            "first_order_bytes": sum(map(plan.table_bytes, found.plan.first_order)),
+            "first_order_bytes": sum(map(plan.weight_bytes, found.plan.first_order)),
+            "ids": sum(field.cardinality for field in tables.values()),
+            "collisions": sum(field.collisions for field in tables.values()),
         },
         "training": _message(found.training) if found.HasField("training") else None,
         "export": _message(found.export) if found.HasField("export") else None,
@@ -97,8 +99,8 @@ def _feature(feature: pb.Feature, tables: Mapping[str, pb.Field], first_order: M
         "encoding": feature.WhichOneof("encoding"),
         "bag": _bag(feature.bag) if feature.HasField("bag") else None,
         "cardinality": schema.cardinality(feature),
-        "embedding": _field(tables.get(feature.name)),
-        "first_order": _field(first_order.get(feature.name)),
+        "embedding": _field(tables.get(feature.name), plan.table_bytes),
+        "first_order": _field(first_order.get(feature.name), plan.weight_bytes),
     }
 
 
@@ -106,30 +108,38 @@ def _bag(bag: pb.Bag) -> Facts:
     return {"max_length": bag.max_length, "pooling": pb.Pooling.Name(bag.pooling).lower()}
 
 
-def _field(field: pb.Field | None) -> Facts | None:
+def _field(field: pb.Field | None, size: Callable[[pb.Field], int]) -> Facts | None:
     if field is None:
         return None
-    held, full = plan.table_bytes(field), plan.full_bytes(field)
+    held, full = size(field), plan.full_bytes(field)
     return {
         "scheme": pb.Scheme.Name(field.scheme).lower(),
         "combine": pb.Combine.Name(field.combine).lower(),
+        "hidden": field.hidden,
         "dim": field.dim,
-        "tables": [{"divide": table.divide, "rows": table.rows, "dim": table.dim} for table in field.tables],
+        "tables": [
+            {"divide": table.divide, "rows": table.rows, "dim": table.dim, "classes": table.classes}
+            for table in field.tables
+        ],
         "complementary": field.complementary,
+        "collisions": field.collisions,
         "bytes": held,
         "full_bytes": full,
         "compression": full / held,
     }
 
 
-def _message(message: pb.Training | pb.Export) -> Facts:
+def _message(message: pb.Training | pb.Export | pb.ClassArray) -> Facts:
     """The message's fields by name."""
     facts = Facts()
     for name in (descriptor.name for descriptor in message.DESCRIPTOR.fields):
         value = getattr(message, name)
-        facts[name] = (
-            {key: _number(value[key]) for key in sorted(value)} if isinstance(value, Mapping) else _number(value)
-        )
+        if isinstance(value, Mapping):
+            facts[name] = {key: _number(value[key]) for key in sorted(value)}
+        elif name == "class_arrays":
+            facts[name] = [_message(each) for each in value]
+        else:
+            facts[name] = _number(value)
     return facts
 
 
@@ -152,13 +162,14 @@ def show(facts: Facts, console: Console) -> None:
     _table(console, "feature side values encoding >ids", map(_feature_row, facts["features"]))
     _table(
         console,
-        "feature scheme tables joined >dim >bytes >full >smaller",
+        "feature scheme tables joined >hidden >dim >collide >bytes >full >smaller",
         [_tables_row(feature["name"], feature["embedding"]) for feature in facts["features"] if feature["embedding"]],
     )
     say(
         f"embedding tables: {_bytes(sizes['bytes'])} for {_bytes(sizes['full_bytes'])} of full ones, "
         f"{sizes['compression']:.1f}x smaller; first-order tables: {_bytes(sizes['first_order_bytes'])}"
     )
+    say(f"{sizes['collisions']:,} of {sizes['ids']:,} ids collide: they share every row with another id")
     _table(
         console,
         "layer kind reads >width >parameters",
@@ -192,9 +203,14 @@ def _tables_row(name: str, field: Facts) -> list[str]:
     return [
         name,
         field["scheme"].replace("_", " "),
-        " ".join(f"({table['divide']},{table['rows']})" for table in field["tables"]),
+        " ".join(
+            f"(classes,{table['rows']})" if table["classes"] else f"({table['divide']},{table['rows']})"
+            for table in field["tables"]
+        ),
         field["combine"],
+        str(field["hidden"]) if field["combine"] == "path" else "",
         str(field["dim"]),
+        f"{field['collisions']:,}" if field["collisions"] else "",
         _bytes(field["bytes"]),
         _bytes(field["full_bytes"]),
         f"{field['compression']:.1f}x",
@@ -206,6 +222,8 @@ def _pairs(facts: Facts) -> list[list[str]]:
     for name, value in facts.items():
         if isinstance(value, dict):
             rows += [[f"{name}.{key}", f"{each:.6g}" if each is not None else "nan"] for key, each in value.items()]
+        elif isinstance(value, list):
+            rows += [[f"classes of {each['feature']}, table {each['table']}", f"{each['offset']:,}"] for each in value]
         else:
             rows.append([name, f"{value:,}" if isinstance(value, int) else str(value)])
     return rows

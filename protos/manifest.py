@@ -235,6 +235,11 @@ def _check_file(directory: Path, file: pb.File, verify_digest: bool) -> None:
         raise WrongDigest("a file has the digest its manifest says", found="another", where=str(path), remedy=again)
 
 
+def class_name(feature: str, table: int) -> str:
+    """The tensor of the classes of a semantic field's table; tables and first-order tables share it."""
+    return f"classes.{feature}.{table}"
+
+
 def tensor_shapes(manifest: pb.Manifest) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name -> (dtype, shape) of every tensor of `weights.safetensors`; dtypes as numpy names them."""
     shapes = {name: ("float32", shape) for name, shape in nets.weight_shapes(manifest.net).items()}
@@ -242,6 +247,8 @@ def tensor_shapes(manifest: pb.Manifest) -> dict[str, tuple[str, tuple[int, ...]
         for field in fields:
             for j, table in enumerate(field.tables):
                 shapes[f"{prefix}.{field.feature}.{j}"] = ("float32", (table.rows, table.dim))
+                if table.classes:
+                    shapes[class_name(field.feature, j)] = ("int32", (field.cardinality,))
     for feature in manifest.schema.features:
         if feature.WhichOneof("encoding") == "vocabulary":
             shapes[f"vocabulary.{feature.name}.values"] = ("int64", (feature.vocabulary.size,))

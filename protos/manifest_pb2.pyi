@@ -47,6 +47,7 @@ class Scheme(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     QUOTIENT_REMAINDER: _ClassVar[Scheme]
     MIXED_RADIX: _ClassVar[Scheme]
     CHINESE_REMAINDER: _ClassVar[Scheme]
+    SEMANTIC: _ClassVar[Scheme]
 
 class Combine(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -55,6 +56,8 @@ class Combine(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     MULT: _ClassVar[Combine]
     ADD: _ClassVar[Combine]
     CONCAT: _ClassVar[Combine]
+    PATH: _ClassVar[Combine]
+    FEATURE: _ClassVar[Combine]
 
 class Function(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -84,11 +87,14 @@ HASHED: Scheme
 QUOTIENT_REMAINDER: Scheme
 MIXED_RADIX: Scheme
 CHINESE_REMAINDER: Scheme
+SEMANTIC: Scheme
 COMBINE_UNSPECIFIED: Combine
 ALONE: Combine
 MULT: Combine
 ADD: Combine
 CONCAT: Combine
+PATH: Combine
+FEATURE: Combine
 FUNCTION_UNSPECIFIED: Function
 RELU: Function
 SIGMOID: Function
@@ -210,7 +216,7 @@ class Plan(_message.Message):
     def __init__(self, fields: _Optional[_Iterable[_Union[Field, _Mapping]]] = ..., first_order: _Optional[_Iterable[_Union[Field, _Mapping]]] = ...) -> None: ...
 
 class Field(_message.Message):
-    __slots__ = ("feature", "cardinality", "scheme", "combine", "dim", "tables", "complementary")
+    __slots__ = ("feature", "cardinality", "scheme", "combine", "dim", "tables", "complementary", "collisions", "allow_collisions", "hidden")
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     CARDINALITY_FIELD_NUMBER: _ClassVar[int]
     SCHEME_FIELD_NUMBER: _ClassVar[int]
@@ -218,6 +224,9 @@ class Field(_message.Message):
     DIM_FIELD_NUMBER: _ClassVar[int]
     TABLES_FIELD_NUMBER: _ClassVar[int]
     COMPLEMENTARY_FIELD_NUMBER: _ClassVar[int]
+    COLLISIONS_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_COLLISIONS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FIELD_NUMBER: _ClassVar[int]
     feature: str
     cardinality: int
     scheme: Scheme
@@ -225,17 +234,22 @@ class Field(_message.Message):
     dim: int
     tables: _containers.RepeatedCompositeFieldContainer[Table]
     complementary: bool
-    def __init__(self, feature: _Optional[str] = ..., cardinality: _Optional[int] = ..., scheme: _Optional[_Union[Scheme, str]] = ..., combine: _Optional[_Union[Combine, str]] = ..., dim: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[Table, _Mapping]]] = ..., complementary: bool = ...) -> None: ...
+    collisions: int
+    allow_collisions: bool
+    hidden: int
+    def __init__(self, feature: _Optional[str] = ..., cardinality: _Optional[int] = ..., scheme: _Optional[_Union[Scheme, str]] = ..., combine: _Optional[_Union[Combine, str]] = ..., dim: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[Table, _Mapping]]] = ..., complementary: bool = ..., collisions: _Optional[int] = ..., allow_collisions: bool = ..., hidden: _Optional[int] = ...) -> None: ...
 
 class Table(_message.Message):
-    __slots__ = ("divide", "rows", "dim")
+    __slots__ = ("divide", "rows", "dim", "classes")
     DIVIDE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
     divide: int
     rows: int
     dim: int
-    def __init__(self, divide: _Optional[int] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ...) -> None: ...
+    classes: bool
+    def __init__(self, divide: _Optional[int] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., classes: bool = ...) -> None: ...
 
 class Net(_message.Message):
     __slots__ = ("model", "layers")
@@ -246,7 +260,7 @@ class Net(_message.Message):
     def __init__(self, model: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ...) -> None: ...
 
 class Layer(_message.Message):
-    __slots__ = ("name", "inputs", "concat", "sum", "row_sum", "linear", "batchnorm", "activation", "dropout", "fm", "dot")
+    __slots__ = ("name", "inputs", "concat", "sum", "row_sum", "linear", "batchnorm", "activation", "dropout", "fm", "dot", "cross", "cross_matrix")
     NAME_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     CONCAT_FIELD_NUMBER: _ClassVar[int]
@@ -258,6 +272,8 @@ class Layer(_message.Message):
     DROPOUT_FIELD_NUMBER: _ClassVar[int]
     FM_FIELD_NUMBER: _ClassVar[int]
     DOT_FIELD_NUMBER: _ClassVar[int]
+    CROSS_FIELD_NUMBER: _ClassVar[int]
+    CROSS_MATRIX_FIELD_NUMBER: _ClassVar[int]
     name: str
     inputs: _containers.RepeatedScalarFieldContainer[str]
     concat: Concat
@@ -269,7 +285,9 @@ class Layer(_message.Message):
     dropout: Dropout
     fm: FactorizationMachine
     dot: Dot
-    def __init__(self, name: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., concat: _Optional[_Union[Concat, _Mapping]] = ..., sum: _Optional[_Union[Sum, _Mapping]] = ..., row_sum: _Optional[_Union[RowSum, _Mapping]] = ..., linear: _Optional[_Union[Linear, _Mapping]] = ..., batchnorm: _Optional[_Union[BatchNorm, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., dropout: _Optional[_Union[Dropout, _Mapping]] = ..., fm: _Optional[_Union[FactorizationMachine, _Mapping]] = ..., dot: _Optional[_Union[Dot, _Mapping]] = ...) -> None: ...
+    cross: Cross
+    cross_matrix: CrossMatrix
+    def __init__(self, name: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., concat: _Optional[_Union[Concat, _Mapping]] = ..., sum: _Optional[_Union[Sum, _Mapping]] = ..., row_sum: _Optional[_Union[RowSum, _Mapping]] = ..., linear: _Optional[_Union[Linear, _Mapping]] = ..., batchnorm: _Optional[_Union[BatchNorm, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., dropout: _Optional[_Union[Dropout, _Mapping]] = ..., fm: _Optional[_Union[FactorizationMachine, _Mapping]] = ..., dot: _Optional[_Union[Dot, _Mapping]] = ..., cross: _Optional[_Union[Cross, _Mapping]] = ..., cross_matrix: _Optional[_Union[CrossMatrix, _Mapping]] = ...) -> None: ...
 
 class Concat(_message.Message):
     __slots__ = ()
@@ -327,6 +345,20 @@ class Dot(_message.Message):
     dim: int
     def __init__(self, vectors: _Optional[int] = ..., dim: _Optional[int] = ...) -> None: ...
 
+class Cross(_message.Message):
+    __slots__ = ("width",)
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    def __init__(self, width: _Optional[int] = ...) -> None: ...
+
+class CrossMatrix(_message.Message):
+    __slots__ = ("width", "rank")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    rank: int
+    def __init__(self, width: _Optional[int] = ..., rank: _Optional[int] = ...) -> None: ...
+
 class Training(_message.Message):
     __slots__ = ("source", "seed", "device", "best_epoch", "train_rows", "valid_rows", "test_rows", "valid_metrics", "test_metrics", "negative_rate", "label")
     class ValidMetricsEntry(_message.Message):
@@ -368,15 +400,27 @@ class Training(_message.Message):
     def __init__(self, source: _Optional[str] = ..., seed: _Optional[int] = ..., device: _Optional[str] = ..., best_epoch: _Optional[int] = ..., train_rows: _Optional[int] = ..., valid_rows: _Optional[int] = ..., test_rows: _Optional[int] = ..., valid_metrics: _Optional[_Mapping[str, float]] = ..., test_metrics: _Optional[_Mapping[str, float]] = ..., negative_rate: _Optional[float] = ..., label: _Optional[str] = ...) -> None: ...
 
 class Export(_message.Message):
-    __slots__ = ("run_sha256", "parity_bound", "table_bytes", "slots", "dense")
+    __slots__ = ("run_sha256", "parity_bound", "table_bytes", "slots", "dense", "class_arrays")
     RUN_SHA256_FIELD_NUMBER: _ClassVar[int]
     PARITY_BOUND_FIELD_NUMBER: _ClassVar[int]
     TABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     DENSE_FIELD_NUMBER: _ClassVar[int]
+    CLASS_ARRAYS_FIELD_NUMBER: _ClassVar[int]
     run_sha256: str
     parity_bound: float
     table_bytes: int
     slots: int
     dense: int
-    def __init__(self, run_sha256: _Optional[str] = ..., parity_bound: _Optional[float] = ..., table_bytes: _Optional[int] = ..., slots: _Optional[int] = ..., dense: _Optional[int] = ...) -> None: ...
+    class_arrays: _containers.RepeatedCompositeFieldContainer[ClassArray]
+    def __init__(self, run_sha256: _Optional[str] = ..., parity_bound: _Optional[float] = ..., table_bytes: _Optional[int] = ..., slots: _Optional[int] = ..., dense: _Optional[int] = ..., class_arrays: _Optional[_Iterable[_Union[ClassArray, _Mapping]]] = ...) -> None: ...
+
+class ClassArray(_message.Message):
+    __slots__ = ("feature", "table", "offset")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    feature: str
+    table: int
+    offset: int
+    def __init__(self, feature: _Optional[str] = ..., table: _Optional[int] = ..., offset: _Optional[int] = ...) -> None: ...

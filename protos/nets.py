@@ -1,7 +1,8 @@
 """Nets: a model as a list of layers, checked, with the names and shapes of its weights.
 
 A net is data (manifest.proto, message Net). Training builds one torch module from it; export and the oracle have one
-function per layer kind. A new model is a new list; a new kind is a message, its width here, and three functions.
+function per layer kind. A new model is a new list (models.py); a new kind is a message, its width here, and three
+functions.
 Legend: B rows; W the width of a layer's value [B, W].
 """
 
@@ -13,7 +14,6 @@ from .errors import NetError
 
 EMBEDDINGS, FIRST_ORDER, DENSE = "embeddings", "first_order", "dense"
 INPUTS = (EMBEDDINGS, FIRST_ORDER, DENSE)
-BATCHNORM_EPSILON = 1e-5
 
 
 def input_widths(plan: pb.Plan, dense_count: int) -> dict[str, int]:
@@ -34,7 +34,7 @@ def widths(net: pb.Net, inputs: dict[str, int]) -> dict[str, int]:
     """
     known = dict(inputs)
     for layer in net.layers:
-        where, kind = f"layer {layer.name!r}", layer.WhichOneof("kind")
+        where = f"layer {layer.name!r}"
         if not layer.name or layer.name in known or layer.name in INPUTS:
             raise NetError("layers have names of their own", found=repr(layer.name), where=where)
         if not layer.name.isprintable():
@@ -47,7 +47,7 @@ def widths(net: pb.Net, inputs: dict[str, int]) -> dict[str, int]:
                 where=where,
                 remedy=f"Read one of {sorted(known)}",
             )
-        known[layer.name] = _width(layer, kind, [known[name] for name in layer.inputs], where)
+        known[layer.name] = width_of(layer, [known[name] for name in layer.inputs])
     if not net.layers or known[net.layers[-1].name] != 1:
         raise NetError("the last layer is the logit, of width 1", where=f"net {net.model!r}")
     unread = {layer.name for layer in net.layers[:-1]}.difference(*(layer.inputs for layer in net.layers))
@@ -56,7 +56,13 @@ def widths(net: pb.Net, inputs: dict[str, int]) -> dict[str, int]:
     return known
 
 
-def _width(layer: pb.Layer, kind: str | None, sources: Sequence[int], where: str) -> int:
+def width_of(layer: pb.Layer, sources: Sequence[int]) -> int:
+    """The width of a layer's value, from those of its inputs.
+
+    Raises:
+        NetError: they do not fit.
+    """
+    where, kind = f"layer {layer.name!r}", layer.WhichOneof("kind")
     total = sum(sources)
 
     def expect(rule: str, expected: int, found: int) -> None:
@@ -94,6 +100,15 @@ def _width(layer: pb.Layer, kind: str | None, sources: Sequence[int], where: str
     if kind == "fm":
         expect("an fm reads `vectors` x `dim` numbers", layer.fm.vectors * layer.fm.dim, total)
         return 1
+    if kind in ("cross", "cross_matrix"):
+        width, rank = (layer.cross.width, 0) if kind == "cross" else (layer.cross_matrix.width, layer.cross_matrix.rank)
+        if list(sources) != [width, width]:
+            raise NetError(
+                "a cross reads x0 and x, each of its `width`", found=f"{list(sources)} instead of {width}", where=where
+            )
+        if rank > width:
+            raise NetError("a cross's rank is at most its width", found=f"{rank} above {width}", where=where)
+        return width
     if kind == "dot":
         expect("a dot reads `vectors` x `dim` numbers", layer.dot.vectors * layer.dot.dim, total)
         if layer.dot.vectors < 2:
@@ -118,6 +133,13 @@ def weight_shapes(net: pb.Net) -> dict[str, tuple[int, ...]]:
         elif kind == "batchnorm":
             for role in ("weight", "bias", "mean", "variance"):
                 shapes[f"{layer.name}.{role}"] = (layer.batchnorm.width,)
+        elif kind == "cross":
+            shapes[f"{layer.name}.weight"] = shapes[f"{layer.name}.bias"] = (layer.cross.width,)
+        elif kind == "cross_matrix":
+            width, rank = layer.cross_matrix.width, layer.cross_matrix.rank
+            for role in ("u", "v") if rank else ("weight",):
+                shapes[f"{layer.name}.{role}"] = (width, rank or width)
+            shapes[f"{layer.name}.bias"] = (width,)
     return shapes
 
 
@@ -134,84 +156,3 @@ def last_bias(net: pb.Net) -> str:
         if kind != "sum":
             break
     raise NetError("the logit ends in a linear layer of one output or a sum of such", where=f"net {net.model!r}")
-
-
-class _Builder:
-    """Appends layers and knows their widths; each method returns the new layer's name."""
-
-    def __init__(self, model: str, inputs: dict[str, int]) -> None:
-        self.net, self.known = pb.Net(model=model), dict(inputs)
-
-    def add(self, name: str, *inputs: str, **kind: object) -> str:
-        layer = pb.Layer(name=name, inputs=inputs, **kind)  # pyright: ignore[reportArgumentType]  # the kind is a key
-        self.net.layers.append(layer)
-        self.known[name] = _width(
-            layer, layer.WhichOneof("kind"), [self.known[each] for each in inputs], f"layer {name!r}"
-        )
-        return name
-
-    def linear(self, name: str, source: str, outputs: int) -> str:
-        return self.add(name, source, linear=pb.Linear(inputs=self.known[source], outputs=outputs))
-
-    def mlp(self, name: str, source: str, hidden: Sequence[int], *, batchnorm: bool, dropout: float) -> str:
-        for depth, outputs in enumerate(hidden):
-            source = self.linear(f"{name}.{depth}", source, outputs)
-            if batchnorm:
-                norm = pb.BatchNorm(width=outputs, epsilon=BATCHNORM_EPSILON)
-                source = self.add(f"{name}.{depth}.norm", source, batchnorm=norm)
-            source = self.add(f"{name}.{depth}.relu", source, activation=pb.Activation(function=pb.RELU))
-            if dropout:
-                source = self.add(f"{name}.{depth}.dropout", source, dropout=pb.Dropout(probability=dropout))
-        return source
-
-
-def _common_dim(plan: pb.Plan, model: str, what: str) -> int:
-    dims = sorted({field.dim for field in plan.fields})
-    if len(dims) != 1:
-        raise NetError(
-            f"{what} needs vectors of one dimension",
-            found=f"dims {dims}",
-            where=f"model {model!r}",
-            remedy="Give every field the same `dim`",
-        )
-    return dims[0]
-
-
-def deepfm(plan: pb.Plan, dense_count: int, *, mlp: Sequence[int], batchnorm: bool, dropout: float) -> pb.Net:
-    """DeepFM (Guo et al., IJCAI'17): logit = first order + factorization machine + MLP over the same vectors."""
-    dim = _common_dim(plan, "deepfm", "the factorization machine")
-    build = _Builder("deepfm", input_widths(plan, dense_count))
-    terms = list[str]()
-    if plan.first_order:
-        terms.append(build.add("first", FIRST_ORDER, row_sum=pb.RowSum()))
-    terms.append(build.add("fm", EMBEDDINGS, fm=pb.FactorizationMachine(vectors=len(plan.fields), dim=dim)))
-    source = EMBEDDINGS
-    if dense_count:
-        terms.append(build.linear("dense_first", DENSE, 1))
-        source = build.add("mlp.input", EMBEDDINGS, DENSE, concat=pb.Concat())
-    hidden = build.mlp("mlp", source, mlp, batchnorm=batchnorm, dropout=dropout)
-    terms.append(build.linear("mlp.out", hidden, 1))
-    build.add("logit", *terms, sum=pb.Sum())
-    return build.net
-
-
-def dlrm(
-    plan: pb.Plan, dense_count: int, *, bottom: Sequence[int], top: Sequence[int], batchnorm: bool, dropout: float
-) -> pb.Net:
-    """DLRM (Naumov et al., 2019): a bottom MLP over dense features, pairwise dots, a top MLP over both.
-
-    The bottom MLP ends in the vectors' dimension (a layer is added to `bottom` for it). Without dense features the top
-    MLP reads the vectors themselves beside their dots.
-    """
-    dim = _common_dim(plan, "dlrm", "the dot interaction")
-    build = _Builder("dlrm", input_widths(plan, dense_count))
-    vectors, beside = [EMBEDDINGS], EMBEDDINGS
-    if dense_count:
-        beside = build.mlp("bottom", DENSE, [*bottom, dim], batchnorm=batchnorm, dropout=dropout)
-        vectors = [beside, EMBEDDINGS]
-    count = len(plan.fields) + (1 if dense_count else 0)
-    dots = build.add("dots", *vectors, dot=pb.Dot(vectors=count, dim=dim))
-    source = build.add("top.input", beside, dots, concat=pb.Concat())
-    hidden = build.mlp("top", source, top, batchnorm=batchnorm, dropout=dropout)
-    build.linear("logit", hidden, 1)
-    return build.net

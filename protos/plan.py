@@ -1,130 +1,20 @@
-"""Plans: which tables compose a field's embedding, proved complementary, counted in rows and bytes.
+"""Plans: the fields of a model with the tables that compose their embeddings, checked, proved, counted in bytes.
 
-Row of id x in table j: (x // divide_j) % rows_j. Source: Shi et al., KDD'20, sections 3 and 4.
-Legend: n ids of a field; m rows; c = collisions, the ids that share a row of the remainder table.
-All arithmetic is in Python's integers: exact at any size.
+Source: Shi et al., KDD'20, sections 3 and 4. Legend: n ids of a field; k tables; D width of a composed vector.
 """
 
-import math
-from collections.abc import Sequence
-
-import numpy as np
+from collections.abc import Callable, Mapping, Sequence
 
 from . import manifest_pb2 as pb
-from .errors import NotComplementary, PlanError
-from .ids import Int64s
+from .collisions import Int32s, count_class_collisions, count_collisions
+from .errors import NotComplementary, Overflow, PlanError, TooManyRows, WrongClasses, WrongDims, WrongShape
+from .partitions import LARGEST_ID, MAX_TABLES, Pairs, check_count
 
-FLOAT_BYTES = 4
-LARGEST_ID = 2**63 - 1  # ids are int64
-MAX_TABLES = 63  # of two rows each reach every id
-SCHEMES = (pb.FULL, pb.HASHED, pb.QUOTIENT_REMAINDER, pb.MIXED_RADIX, pb.CHINESE_REMAINDER)
-
-
-def full(n: int) -> list[tuple[int, int]]:
-    """One row an id."""
-    return [(1, n)]
-
-
-def hashed(n: int, rows: int) -> list[tuple[int, int]]:
-    """The hashing trick: ids that are equal modulo `rows` share a vector."""
-    return [(1, min(rows, n))]
-
-
-def quotient_remainder(n: int, m: int) -> list[tuple[int, int]]:
-    """x mod m and x div m (KDD'20, section 3.1, example 2): m + ceil(n / m) rows.
-
-    Raises:
-        PlanError: m outside 1 to n.
-    """
-    if not 1 <= m <= n:
-        raise PlanError(
-            "the remainder table has 1 to n rows", found=f"m = {m} for n = {n}", remedy="Choose fewer collisions"
-        )
-    return [(1, m), (m, -(-n // m))]
-
-
-def mixed_radix(n: int, k: int) -> list[tuple[int, int]]:
-    """The digits of x in k balanced radices (generalised quotient-remainder, KDD'20, section 3.1, example 3).
-
-    About k * n^(1/k) rows; the radices are chosen from the first on, each the ceiling of the root of what is left.
-
-    Raises:
-        PlanError: k outside 2 to `MAX_TABLES`.
-    """
-    _check_count(k)
-    tables, divide, left = list[tuple[int, int]](), 1, n
-    for j in range(k):
-        radix = _ceil_root(left, k - j)
-        tables.append((divide, radix))
-        divide, left = divide * radix, -(-left // radix)
-    return tables
-
-
-def chinese_remainder(n: int, k: int) -> list[tuple[int, int]]:
-    """x modulo k pairwise coprime numbers whose product reaches n (KDD'20, section 3.1, example 4).
-
-    The moduli are the first such numbers from the ceiling of n's k-th root on: close to one another, and enough.
-
-    Raises:
-        PlanError: k outside 2 to `MAX_TABLES`.
-    """
-    _check_count(k)
-    moduli, candidate = list[int](), max(2, _ceil_root(n, k))
-    while len(moduli) < k:
-        if all(math.gcd(candidate, modulus) == 1 for modulus in moduli):
-            moduli.append(candidate)
-        candidate += 1
-    return [(1, modulus) for modulus in moduli]
-
-
-def _check_count(k: int) -> None:
-    if not 2 <= k <= MAX_TABLES:
-        raise PlanError(f"such a scheme has 2 to {MAX_TABLES} tables", found=str(k), remedy="Set `tables` within it")
-
-
-def _ceil_root(n: int, k: int) -> int:
-    """The least m with m^k >= n, exactly: a float's guess, mended in integers."""
-    root = max(1, round(n ** (1 / k)))
-    while root**k < n:
-        root += 1
-    while root > 1 and (root - 1) ** k >= n:
-        root -= 1
-    return root
-
-
-def rows_of(tables: Sequence[tuple[int, int]], ids: Int64s) -> Int64s:
-    """Every id's row in every table; (N,) int64 and k tables -> (N, k) int64."""
-    return np.stack([(ids // divide) % rows for divide, rows in tables], axis=1)
-
-
-def complementary(n: int, tables: Sequence[tuple[int, int]], where: str = "") -> bool:
-    """Whether the tuple of rows is injective on [0, n), decided exactly.
-
-    Sorted by divide, the pairs form a mixed radix when each divide is the product of the rows before it; then the
-    tuple is the number's digits, and injective if and only if they reach n. Otherwise tables of divide 1 see x modulo
-    their rows only: by the Chinese remainder theorem the tuple repeats with period lcm(rows), and not earlier.
-
-    Raises:
-        PlanError: neither holds; `where` names the field in it.
-    """
-    if n <= 1:
-        return True
-    ordered = sorted(tables)
-    reach = 1
-    for divide, rows in ordered:
-        if divide != reach:
-            break
-        reach *= rows
-    else:
-        return reach >= n
-    if all(divide == 1 for divide, _ in tables):
-        return math.lcm(*(rows for _, rows in tables)) >= n
-    raise PlanError(
-        "a plan is a mixed radix (each divide the product of the rows before it) or has divide 1 throughout",
-        found=f"tables {list(tables)}",
-        where=where,
-        remedy="Build the plan with one of the named schemes",
-    )
+FLOAT_BYTES, CLASS_BYTES = 4, 4
+TABLES_OF = {pb.FULL: 1, pb.HASHED: 1, pb.QUOTIENT_REMAINDER: 2}
+SCHEMES = (*TABLES_OF, pb.MIXED_RADIX, pb.CHINESE_REMAINDER, pb.SEMANTIC)
+COMBINES = (pb.ALONE, pb.MULT, pb.ADD, pb.CONCAT, pb.PATH, pb.FEATURE)
+SIDE_BY_SIDE = (pb.CONCAT, pb.FEATURE)  # the composed vector is the tables' vectors one after the other
 
 
 def pairs(field: pb.Field) -> list[tuple[int, int]]:
@@ -132,93 +22,221 @@ def pairs(field: pb.Field) -> list[tuple[int, int]]:
     return [(table.divide, table.rows) for table in field.tables]
 
 
+def vector_dims(field: pb.Field) -> list[int]:
+    """The widths of the vectors that the field gives to a net: one, or with FEATURE one a table."""
+    return [table.dim for table in field.tables] if field.combine == pb.FEATURE else [field.dim]
+
+
+def path_width(dim: int, hidden: int) -> int:
+    """How many weights a function of PATH has: of a linear map, or of an MLP with one hidden layer."""
+    return hidden * dim + hidden + dim * hidden + dim if hidden else dim * dim + dim
+
+
+def table_dims(combine: pb.Combine, dim: int, hidden: int, k: int) -> list[int]:
+    """The widths of the rows of k tables that are joined to vectors of a dim; see `build_field`."""
+    if combine == pb.CONCAT:
+        return [dim // k + (j < dim % k) for j in range(k)]
+    if combine == pb.PATH:
+        return [path_width(dim, hidden) if j else dim for j in range(k)]
+    return [dim] * k
+
+
 def build_field(
-    feature: str, n: int, tables: Sequence[tuple[int, int]], *, scheme: pb.Scheme, combine: pb.Combine, dim: int
+    feature: str,
+    n: int,
+    tables: Pairs,
+    *,
+    scheme: pb.Scheme,
+    combine: pb.Combine,
+    dim: int,
+    hidden: int = 0,
+    classes: Sequence[Int32s | None] = (),
+    allow_collisions: bool = False,
 ) -> pb.Field:
     """A field with its tables, checked and proved.
 
-    `dim` is the width of the composed vector; with CONCAT each table has its share of it, the first ones rounded up.
+    Args:
+        feature: its name.
+        n: its number of ids.
+        tables: (divide, rows) of each.
+        scheme: what the tables are called.
+        combine: how they are joined; ALONE is taken for a single table.
+        dim: width of the composed vector; with CONCAT each table has its share of it, the first ones rounded up; with
+            FEATURE each table has all of it.
+        hidden: PATH only: width of each function's hidden layer, 0 for linear functions.
+        classes: for each table None or the class of every id, int32 (n,); empty where no table has classes.
+        allow_collisions: whether ids may share every row; the hashing trick needs no leave.
+
+    Raises:
+        PlanError, and those below it in errors.py. WrongShape: classes of another number than n.
     """
+    where = f"field {feature!r}"
+    _check_ids(n, where)
     if len(tables) == 1:
         combine = pb.ALONE
-    k = len(tables)
-    dims = [dim // k + (j < dim % k) for j in range(k)] if combine == pb.CONCAT else [dim] * k
-    field = pb.Field(feature=feature, cardinality=n, scheme=scheme, combine=combine, dim=dim)
-    field.tables.extend(
-        pb.Table(divide=divide, rows=rows, dim=width) for (divide, rows), width in zip(tables, dims, strict=True)
-    )
-    where = f"field {feature!r}"
-    check_field(field, where, proved=False)
-    field.complementary = complementary(n, tables, where)
+    dims, given = table_dims(combine, dim, hidden, len(tables)), list(classes) or [None] * len(tables)
+    field = pb.Field(feature=feature, cardinality=n, scheme=scheme, combine=combine, allow_collisions=allow_collisions)
+    field.dim = sum(dims) if combine == pb.FEATURE else dim
+    field.hidden = hidden if combine == pb.PATH else 0
+    for (divide, rows), width, each in zip(tables, dims, given, strict=True):
+        field.tables.add(divide=divide, rows=rows, dim=width, classes=each is not None)
+    _check_shape(field, where)
+    if any(each is not None for each in given):
+        _check_class_arrays(field, given, where)
+        field.collisions = count_class_collisions(tables, given, n)
+    else:
+        field.collisions = count_collisions(n, tables, where)
+    field.complementary = field.collisions == 0
+    _check_leave(field, where)
     return field
 
 
-def check_field(field: pb.Field, where: str, *, proved: bool = True) -> None:
-    """Refuse a field whose tables cannot be.
+def check_field(field: pb.Field, where: str) -> None:
+    """Refuse a field whose tables cannot be, or whose proof does not hold.
+
+    A field with classes is proved by `check_classes`, where their arrays are at hand.
 
     Raises:
         PlanError: no ids, no tables, rows or divide below 1, dims that the combine cannot join.
         NotComplementary: the field says that it is complementary (or must be) and is not.
     """
+    _check_shape(field, where)
+    if not any(table.classes for table in field.tables):
+        _check_proof(field, count_collisions(field.cardinality, pairs(field), where), where)
+    _check_leave(field, where)
 
-    def refuse(rule: str, found: str, remedy: str) -> None:
-        raise PlanError(rule, found=found, where=where, remedy=remedy)
+
+def check_classes(field: pb.Field, arrays: Mapping[int, Int32s], where: str) -> None:
+    """Prove a field with classes again; `arrays` has the classes of every such table, by the table's number.
+
+    Raises:
+        WrongShape: an array of another length, or with classes that the table has no row for.
+        NotComplementary: see `check_field`.
+    """
+    given = [arrays.get(j) if table.classes else None for j, table in enumerate(field.tables)]
+    _check_class_arrays(field, given, where)
+    _check_proof(field, count_class_collisions(pairs(field), given, field.cardinality), where)
+
+
+def _check_ids(n: int, where: str) -> None:
+    try:
+        check_count(n)
+    except PlanError as error:
+        raise type(error)(error.rule, found=error.found, where=where, remedy=error.remedy) from None
+
+
+def _check_shape(field: pb.Field, where: str) -> None:
+    def refuse(rule: str, found: str, remedy: str = "Build the plan again", kind: type[PlanError] = PlanError) -> None:
+        raise kind(rule, found=found, where=where, remedy=remedy)
 
     n, tables = field.cardinality, field.tables
-    if not 1 <= n <= LARGEST_ID:
-        refuse("a field has 1 to 2^63 - 1 ids", str(n), "Check the feature's encoding")
-    if field.dim < 1 or any(table.dim < 1 for table in tables):
-        refuse("a dimension is at least 1", f"dim {field.dim}", "Raise `dim` (concat needs one per table)")
+    _check_ids(n, where)
     if not 1 <= len(tables) <= MAX_TABLES:
-        refuse(f"a field has 1 to {MAX_TABLES} tables", f"{len(tables)} tables", "Build the plan again")
+        refuse(f"a field has 1 to {MAX_TABLES} tables", f"{len(tables)} tables")
     if any(table.rows < 1 or table.divide < 1 for table in tables):
-        refuse("a field has tables of at least one row and divide", f"{pairs(field)}", "Build the plan again")
+        refuse("a field has tables of at least one row and divide", f"{pairs(field)}")
     if any(table.divide > LARGEST_ID for table in tables):
-        refuse("an id is divided by at most 2^63 - 1", f"{pairs(field)}", "Build the plan again")
+        refuse("an id is divided by at most 2^63 - 1", f"{pairs(field)}", kind=Overflow)
     if any(table.rows > n for table in tables):
-        refuse(f"no table has more rows than the field has ids ({n})", f"{pairs(field)}", "Ask for fewer rows")
+        refuse(
+            f"no table has more rows than the field has ids ({n})",
+            f"{pairs(field)}",
+            "Ask for fewer rows, or leave the field full",
+            TooManyRows,
+        )
     if field.scheme not in SCHEMES:
-        refuse("a field names its scheme", f"scheme {field.scheme}", "Build the plan again")
-    if field.combine not in (pb.ALONE, pb.MULT, pb.ADD, pb.CONCAT):
+        refuse("a field names its scheme", f"scheme {field.scheme}")
+    if field.combine not in COMBINES:
         refuse("a field says how its tables are joined", f"combine {field.combine}", "Name a combine")
     if (len(tables) == 1) != (field.combine == pb.ALONE):
         refuse("one table stands ALONE, several are joined", pb.Combine.Name(field.combine), "Name a combine")
-    joined = sum(table.dim for table in tables)
-    if field.combine == pb.CONCAT and joined != field.dim:
-        refuse("concatenated tables' dims add up to the field's", f"{joined} of {field.dim}", "Build the plan again")
-    if field.combine != pb.CONCAT and any(table.dim != field.dim for table in tables):
-        refuse("mult and add join tables of the field's dim", f"dims {[t.dim for t in tables]}", "Build the plan again")
-    if proved and field.complementary != complementary(n, pairs(field), where):
-        raise NotComplementary(
-            "a field says rightly whether every id has its own tuple of rows",
-            found=f"complementary = {field.complementary} for {n} ids on tables {pairs(field)}",
-            where=where,
-            remedy="Build the plan again; only the hashing trick may let ids collide",
+    if len(tables) != TABLES_OF.get(field.scheme, len(tables)):
+        refuse(
+            "a full or hashed field has one table, a quotient-remainder field two",
+            f"{len(tables)} of scheme {pb.Scheme.Name(field.scheme)}",
         )
-    if proved and field.scheme != pb.HASHED and not field.complementary:
+    if any(table.classes and (field.scheme != pb.SEMANTIC or table.divide != 1) for table in tables):
+        refuse("classes belong to a semantic field, and their ids are not divided", f"{pairs(field)}")
+    _check_dims(field, refuse)
+
+
+def _check_dims(field: pb.Field, refuse: Callable[..., None]) -> None:
+    dims, k = [table.dim for table in field.tables], len(field.tables)
+    told, again = f"dims {dims} for dim {field.dim}", "Build the plan again"
+    if field.combine == pb.CONCAT and 0 < field.dim < k:
+        rule, found = "concatenated tables have a dimension each", f"dim {field.dim} for {k} tables"
+        refuse(rule, found, f"Set `dim` to {k} or more, or join by mult or add", WrongDims)
+    if field.dim < 1 or min(dims) < 1:
+        refuse("a dimension is at least 1", told, "Raise `dim`", WrongDims)
+    if field.hidden and field.combine != pb.PATH:
+        rule = "functions with a hidden layer belong to path"
+        refuse(rule, f"hidden {field.hidden}", "Leave `hidden` out", WrongDims)
+    if field.combine in SIDE_BY_SIDE and sum(dims) != field.dim:
+        refuse("dims that stand side by side add up to the field's", told, again, WrongDims)
+    if field.combine in (pb.ALONE, pb.MULT, pb.ADD) and set(dims) != {field.dim}:
+        rule = "mult and add join tables of the field's dim"
+        refuse(rule, told, "Give them one dim, or join by concat", WrongDims)
+    if field.combine == pb.FEATURE and len(set(dims)) != 1:
+        refuse("features of one field have one dim", told, "Give them one dim", WrongDims)
+    if field.combine == pb.PATH and dims != table_dims(pb.PATH, field.dim, field.hidden, k):
+        rule = "a path's first table is of the field's dim, its later ones hold the weights of functions"
+        refuse(rule, f"{told} and hidden {field.hidden}", again, WrongDims)
+
+
+def _check_class_arrays(field: pb.Field, arrays: Sequence[Int32s | None], where: str) -> None:
+    for j, (table, classes) in enumerate(zip(field.tables, arrays, strict=True)):
+        if not table.classes:
+            continue
+        if classes is None or classes.shape != (field.cardinality,):
+            raise WrongShape(
+                "every id of a semantic field has a class",
+                found="none" if classes is None else f"{len(classes)} classes for {field.cardinality} ids",
+                where=f"{where}, table {j}",
+                remedy="Train the model again",
+            )
+        if classes.min() < 0 or classes.max() >= table.rows:
+            raise WrongClasses(
+                "a class is the number of a row",
+                found=f"classes from {classes.min()} to {classes.max()} for {table.rows} rows",
+                where=f"{where}, table {j}",
+                remedy="Train the model again",
+            )
+
+
+def _check_proof(field: pb.Field, collisions: int, where: str) -> None:
+    if field.collisions != collisions or field.complementary != (collisions == 0):
         raise NotComplementary(
-            "every scheme but the hashing trick is complementary",
-            found=f"{n} ids on tables {pairs(field)}",
+            "a field says rightly whether every id has its own tuple of rows, and how many have not",
+            found=f"complementary = {field.complementary}, collisions = {field.collisions}; counted {collisions} "
+            f"of {field.cardinality} ids on tables {pairs(field)}",
             where=where,
             remedy="Build the plan again",
         )
-    expected = {pb.FULL: 1, pb.QUOTIENT_REMAINDER: 2}.get(field.scheme, len(tables))
-    if len(tables) != expected:
-        refuse(
-            "a full field has one table, a quotient-remainder field two",
-            f"{len(tables)} of scheme {pb.Scheme.Name(field.scheme)}",
-            "Build the plan again",
+
+
+def _check_leave(field: pb.Field, where: str) -> None:
+    if field.collisions and field.scheme != pb.HASHED and not field.allow_collisions:
+        raise NotComplementary(
+            "every id has its own tuple of rows, but for the hashing trick and where the recipe says allow_collisions",
+            found=f"{field.collisions} of {field.cardinality} ids share every row with a smaller one on {pairs(field)}",
+            where=where,
+            remedy="Ask for more rows or tables, or say allow_collisions",
         )
 
 
-def table_bytes(field: pb.Field) -> int:
+def weight_bytes(field: pb.Field) -> int:
     """Bytes of the field's tables in float32."""
     return sum(table.rows * table.dim * FLOAT_BYTES for table in field.tables)
 
 
+def table_bytes(field: pb.Field) -> int:
+    """Bytes of the field's tables and of its classes, of which a first-order twin stores no second copy."""
+    return weight_bytes(field) + sum(CLASS_BYTES * field.cardinality for table in field.tables if table.classes)
+
+
 def full_bytes(field: pb.Field) -> int:
-    """Bytes that one full table of the same dimension would take."""
-    return field.cardinality * field.dim * FLOAT_BYTES
+    """Bytes that one full table of the same dimension would take; with FEATURE, of one of its vectors."""
+    return field.cardinality * vector_dims(field)[0] * FLOAT_BYTES
 
 
 def parameters(fields: Sequence[pb.Field]) -> int:

@@ -1,9 +1,10 @@
-"""Survey: which versions of a model repository can be served, proved by their manifests and digests."""
+"""Survey: which versions of a model repository can be served, proved by their manifests, digests and classes."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..protos import manifest
+from ..protos.classes import check_stored
 from ..protos.errors import Malformed, MissingFile, NotFound, QuoremError
 from .settings import Version
 
@@ -20,7 +21,7 @@ class Survey:
 
 
 def survey(root: Path) -> Survey:
-    """Read and verify, digests included, the latest versions of `<root>/<model>/<version>/`.
+    """Read and verify, digests and classes included, the latest versions of `<root>/<model>/<version>/`.
 
     Raises:
         NotFound: no such directory, or nothing in it that can be served; says why for each version.
@@ -75,3 +76,4 @@ def _check(version: Version) -> None:
                 where=str(version.directory),
                 remedy="Export the run again, as a new version",
             )
+    check_stored(version.directory / TABLES, found)

@@ -7,6 +7,7 @@ weights: name -> array, as in weights.safetensors.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,12 @@ def fmix64(value: int) -> int:
     return value ^ value >> 33
 
 
-def rows(field: pb.Field, id: int) -> list[int]:
+def rows(field: pb.Field, id: int, weights: Weights = MappingProxyType({})) -> list[int]:
     """The id's row in each of the field's tables."""
-    return [id // table.divide % table.rows for table in field.tables]
+    return [
+        int(weights[f"classes.{field.feature}.{j}"][id]) if table.classes else id // table.divide % table.rows
+        for j, table in enumerate(field.tables)
+    ]
 
 
 def ids(manifest: pb.Manifest, weights: Weights, raw_ids: Array, dense: Array) -> dict[str, list[list[int]]]:
@@ -93,13 +97,35 @@ def inputs(manifest: pb.Manifest, weights: Weights, raw_ids: Array, dense: Array
 
 def compose(field: pb.Field, weights: Weights, prefix: str, id: int) -> Float64s:
     """The vector of one id: its rows of the tables, joined; float64 [dim]."""
-    parts = [weights[f"{prefix}.{field.feature}.{j}"][row].astype(np.float64) for j, row in enumerate(rows(field, id))]
-    if field.combine == pb.CONCAT:
+    parts = [
+        weights[f"{prefix}.{field.feature}.{j}"][row].astype(np.float64)
+        for j, row in enumerate(rows(field, id, weights))
+    ]
+    if field.combine in (pb.CONCAT, pb.FEATURE):
         return np.concatenate(parts)
     vector = parts[0]
     for part in parts[1:]:
-        vector = vector * part if field.combine == pb.MULT else vector + part
+        if field.combine == pb.PATH:
+            vector = _path(part, vector, field.hidden)
+        else:
+            vector = vector * part if field.combine == pb.MULT else vector + part
     return vector
+
+
+def _path(weights: Float64s, vector: Float64s, hidden: int) -> Float64s:
+    """One class's function of a vector; its weights stand one after the other."""
+    taken, dim = list(weights), len(vector)
+
+    def affine(outputs: int, source: Float64s) -> Float64s:
+        matrix = [[taken.pop(0) for _ in source] for _ in range(outputs)]
+        bias = [taken.pop(0) for _ in range(outputs)]
+        return np.array(
+            [sum(w * x for w, x in zip(row, source, strict=True)) + b for row, b in zip(matrix, bias, strict=True)]
+        )
+
+    found = affine(dim, np.maximum(affine(hidden, vector), 0)) if hidden else affine(dim, vector)
+    assert not taken
+    return found
 
 
 def _slots(feature: pb.Feature) -> int:
@@ -181,6 +207,23 @@ def _dot(layer: pb.Layer, _: Weights, sources: Sequence[Float64s]) -> Float64s:
     return np.stack([(vectors[:, i] * vectors[:, j]).sum(axis=1) for i, j in pairs], axis=1)
 
 
+def _cross(layer: pb.Layer, weights: Weights, sources: Sequence[Float64s]) -> Float64s:
+    weight, bias = (weights[f"{layer.name}.{role}"].astype(np.float64) for role in ("weight", "bias"))
+    first, source = sources
+    return np.stack([x0 * sum(x * weight) + bias + x for x0, x in zip(first, source, strict=True)])
+
+
+def _cross_matrix(layer: pb.Layer, weights: Weights, sources: Sequence[Float64s]) -> Float64s:
+    if layer.cross_matrix.rank:
+        u, v = (weights[f"{layer.name}.{role}"].astype(np.float64) for role in ("u", "v"))
+        matrix = u @ v.T
+    else:
+        matrix = weights[f"{layer.name}.weight"].astype(np.float64)
+    bias = weights[f"{layer.name}.bias"].astype(np.float64)
+    first, source = sources
+    return np.stack([x0 * (matrix @ x + bias) + x for x0, x in zip(first, source, strict=True)])
+
+
 LAYERS: dict[str, Callable[[pb.Layer, Weights, Sequence[Float64s]], Float64s]] = {
     "concat": lambda _layer, _weights, sources: np.concatenate(sources, axis=1),
     "sum": lambda _layer, _weights, sources: np.sum(sources, axis=0),
@@ -191,4 +234,6 @@ LAYERS: dict[str, Callable[[pb.Layer, Weights, Sequence[Float64s]], Float64s]] =
     "dropout": lambda _layer, _weights, sources: sources[0],
     "fm": _fm,
     "dot": _dot,
+    "cross": _cross,
+    "cross_matrix": _cross_matrix,
 }

@@ -3,7 +3,7 @@
 Legend: R rows; S slots; D columns of `dense`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import oracle
 from quorem.protos import manifest as manifests
 from quorem.protos import manifest_pb2 as pb
-from quorem.protos import nets, packing, plan, schema
+from quorem.protos import models, nets, packing, partitions, plan, schema
 from safetensors.numpy import save_file
 
 Array = npt.NDArray[Any]
@@ -42,47 +42,102 @@ def number(name: str, transform: pb.Transform = pb.NONE, mean: float = 0, scale:
     return pb.Feature(name=name, side=pb.CONTEXT, values=pb.FLOAT, dense=dense)
 
 
-def field(feature: pb.Feature, scheme: str, combine: pb.Combine, dim: int, rows: int = 0) -> pb.Field:
-    """A field under a scheme: full, hash, qr, or radix of three tables; `rows` of the first table."""
-    n = schema.cardinality(feature)
-    rows = rows or max(-(-n // 4), 1)
+def field(
+    feature: pb.Feature, scheme: str, combine: pb.Combine, dim: int, rows: int = 0, *, hidden: int = 0
+) -> pb.Field:
+    """A field under a scheme, of as many `rows` in its first table where that is the scheme's to choose.
+
+    semantic has two tables of classes that tell ids apart; completed two that do not, and the remainders that do;
+    colliding those two alone; classes one, of fewer rows than ids.
+    """
+    n, name = schema.cardinality(feature), feature.name
+    first, given = min(n, rows or max(-(-n // 4), 1)), list[Array]()
+    collide = scheme in ("classes", "colliding")
     if scheme == "full":
-        return plan.build_field(feature.name, n, plan.full(n), scheme=pb.FULL, combine=pb.ALONE, dim=dim)
-    if scheme == "hash":
-        return plan.build_field(feature.name, n, plan.hashed(n, rows), scheme=pb.HASHED, combine=pb.ALONE, dim=dim)
-    if scheme == "qr":
-        tables, kind = plan.quotient_remainder(n, rows), pb.QUOTIENT_REMAINDER
+        tables, kind = partitions.full(n), pb.FULL
+    elif scheme == "hash":
+        tables, kind = partitions.hashed(n, first), pb.HASHED
+    elif scheme == "qr":
+        tables, kind = partitions.quotient_remainder(n, first), pb.QUOTIENT_REMAINDER
+    elif scheme == "mixed_radix":
+        tables, kind = partitions.mixed_radix(n, 6 if n > 2**32 else 3), pb.MIXED_RADIX
+    elif scheme == "chinese_remainder":
+        tables, kind = partitions.chinese_remainder(n, 6 if n > 2**32 else 3), pb.CHINESE_REMAINDER
     else:
-        tables, kind = [(1, rows), (rows, rows), (rows * rows, -(-n // rows**2))], pb.MIXED_RADIX
-    return plan.build_field(feature.name, n, tables, scheme=kind, combine=combine, dim=dim)
+        few, kind = min(n, 3), pb.SEMANTIC
+        heights = {"semantic": [first, -(-n // first)], "classes": [first]}.get(scheme, [few, min(n, 2)])
+        given, tables = classes(n, heights), [(1, height) for height in heights]
+        if scheme == "completed":
+            tables.append((1, next(m for m in range(1, n + 1) if not _collisions(n, given, m))))
+    arguments = {"scheme": kind, "combine": combine, "dim": dim, "hidden": hidden, "allow_collisions": collide}
+    if given:
+        arguments["classes"] = [*given, None][: len(tables)]
+    return plan.build_field(name, n, tables, **arguments)
+
+
+def classes(n: int, rows: Sequence[int]) -> list[Array]:
+    """Each id's class in every table: the digits of its place in a shuffle, so that they are no function of the id."""
+    places = np.random.default_rng(n).permutation(n)
+    divides = np.cumprod([1, *rows[:-1]]).tolist()
+    return [(places // divide % each).astype(np.int32) for divide, each in zip(divides, rows, strict=True)]
+
+
+def _collisions(n: int, given: Sequence[Array], modulus: int) -> int:
+    return n - len({*zip(*(each.tolist() for each in given), (np.arange(n) % modulus).tolist(), strict=True)})
+
+
+def classes_of(field: pb.Field) -> dict[str, Array]:
+    """The classes that `field` gave a field, by the names of their tensors."""
+    numbers = [j for j, table in enumerate(field.tables) if table.classes]
+    if not numbers:
+        return {}
+    given = classes(field.cardinality, [field.tables[j].rows for j in numbers])
+    return {manifests.class_name(field.feature, j): each for j, each in zip(numbers, given, strict=True)}
 
 
 def first_order(fields: Sequence[pb.Field]) -> list[pb.Field]:
-    """The same tables with weights for vectors; concatenated tables are added instead."""
+    """The same tables with weights for vectors; tables side by side are added instead."""
     found = list[pb.Field]()
     for each in fields:
-        combine = pb.ADD if each.combine == pb.CONCAT else each.combine
-        found.append(
-            plan.build_field(
-                each.feature, each.cardinality, plan.pairs(each), scheme=each.scheme, combine=combine, dim=1
-            )
+        given = classes_of(each)
+        built = plan.build_field(
+            each.feature,
+            each.cardinality,
+            plan.pairs(each),
+            scheme=each.scheme,
+            combine=pb.ADD if each.combine in plan.SIDE_BY_SIDE else each.combine,
+            dim=1,
+            hidden=each.hidden,
+            classes=[given.get(manifests.class_name(each.feature, j)) for j in range(len(each.tables))],
+            allow_collisions=each.allow_collisions,
         )
+        found.append(built)
     return packing.pack(found)
 
 
+MODELS: dict[str, tuple[Callable[..., pb.Net], dict[str, Any]]] = {
+    "deepfm": (models.deepfm, {"mlp": [8, 8], "batchnorm": True, "dropout": 0.1}),
+    "dlrm": (models.dlrm, {"bottom": [8], "top": [8, 8], "batchnorm": False, "dropout": 0}),
+    "dnn": (models.dnn, {"mlp": [8, 8], "batchnorm": True, "dropout": 0.1}),
+    "dcn": (models.dcn, {"cross": 3, "mlp": [8], "batchnorm": False, "dropout": 0}),
+    "dcnv2": (models.dcnv2, {"cross": 2, "rank": 0, "stacked": False, "mlp": [8], "batchnorm": True, "dropout": 0.1}),
+    "dcnv2_low": (
+        models.dcnv2,
+        {"cross": 3, "rank": 2, "stacked": True, "mlp": [8], "batchnorm": False, "dropout": 0},
+    ),
+}
+
+
 def model(features: Sequence[pb.Feature], fields: Sequence[pb.Field], name: str, **arguments: Any) -> pb.Manifest:
-    """A manifest of a deepfm, a dlrm, or `wide`: a small MLP over all inputs, for fields of several dims."""
-    described = pb.Schema(features=features)
-    tables = pb.Plan(fields=packing.pack(fields), first_order=first_order(fields) if name != "dlrm" else [])
+    """A manifest of one of `MODELS`, or `wide`: a small MLP over all inputs, the first order among them."""
+    described, has_first_order = pb.Schema(features=features), name in ("deepfm", "wide")
+    tables = pb.Plan(fields=packing.pack(fields), first_order=first_order(fields) if has_first_order else [])
     dense_count = len(schema.dense_features(described))
-    if name == "deepfm":
-        net = nets.deepfm(tables, dense_count, **{"mlp": [8, 8], "batchnorm": True, "dropout": 0.1} | arguments)
-    elif name == "dlrm":
-        net = nets.dlrm(
-            tables, dense_count, **{"bottom": [8], "top": [8, 8], "batchnorm": False, "dropout": 0} | arguments
-        )
-    else:
+    if name == "wide":
         net = _wide(nets.input_widths(tables, dense_count))
+    else:
+        build, usual = MODELS[name]
+        net = build(tables, dense_count, **usual | arguments)
     return pb.Manifest(format_version=1, schema=described, plan=tables, net=net)
 
 
@@ -99,7 +154,11 @@ def _wide(widths: Mapping[str, int]) -> pb.Net:
 def weights(manifest: pb.Manifest, rng: np.random.Generator) -> dict[str, Array]:
     """Random weights of a manifest: every tensor that `weights.safetensors` holds."""
     found = dict[str, Array]()
+    for field in (*manifest.plan.fields, *manifest.plan.first_order):
+        found |= classes_of(field)
     for name, (dtype, shape) in manifests.tensor_shapes(manifest).items():
+        if name in found:
+            continue
         if name.endswith(".values") and dtype == "int64":
             found[name] = _values(shape[0], rng)
         elif dtype == "int32":
@@ -107,7 +166,8 @@ def weights(manifest: pb.Manifest, rng: np.random.Generator) -> dict[str, Array]
         elif name.endswith((".variance", ".norm.weight")):
             found[name] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
         else:
-            found[name] = rng.uniform(-0.5, 0.5, shape).astype(np.float32)
+            widest = 0.25 if name.startswith("cross.") else 0.5  # crosses multiply: logits far above one round coarsely
+            found[name] = rng.uniform(-widest, widest, shape).astype(np.float32)
     return found
 
 

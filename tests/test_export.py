@@ -27,8 +27,11 @@ def manifest_of(bag: int = 3, vocabulary: int = 40) -> pb.Manifest:
         runs.number("age", pb.LOG1P),
         runs.categorical("tags", "vocabulary", 7, bag=bag),
         runs.categorical("price", "bucket", 4),
+        runs.categorical("brand", "hash", 60),
+        runs.categorical("shop", "hash", 20),
     ]
-    fields = [runs.field(one, "qr" if k < 2 else "full", pb.MULT, 4) for k, one in enumerate(features) if k != 2]
+    schemes = {"user": "qr", "item": "qr", "tags": "full", "price": "full", "brand": "completed", "shop": "colliding"}
+    fields = [runs.field(one, schemes[one.name], pb.MULT, 4) for one in features if one.name in schemes]
     return runs.model(features, fields, "deepfm")
 
 
@@ -64,7 +67,7 @@ def test_a_bundle_holds_what_it_says(run: Path, tmp_path: Path) -> None:
     assert [file.name for file in manifest.files] == ["model.onnx", "tables.bin", "golden.safetensors"]
     facts = manifest.export
     assert facts.run_sha256 == manifests.sha256_of(run / "manifest.json")
-    assert (facts.slots, facts.dense) == (5, 2)
+    assert (facts.slots, facts.dense) == (7, 2)
     assert facts.parity_bound == 1e-5
     golden, reference = load_file(bundle / "golden.safetensors"), load_file(run / "reference.safetensors")
     assert golden.keys() == reference.keys()
@@ -79,7 +82,7 @@ def test_the_graph_has_the_stated_inputs_and_outputs(run: Path, tmp_path: Path) 
     )
     told = {each.name: (each.type, each.shape) for each in [*session.get_inputs(), *session.get_outputs()]}
     assert told == {
-        "ids": ("tensor(int64)", ["batch", 5]),
+        "ids": ("tensor(int64)", ["batch", 7]),
         "dense": ("tensor(float)", ["batch", 2]),
         "logit": ("tensor(float)", ["batch"]),
         "ctr": ("tensor(float)", ["batch"]),
@@ -93,15 +96,28 @@ def test_tables_stand_outside_the_model_each_on_a_page_of_its_own(run: Path, tmp
     bundle = export(run, tmp_path / "ctr")
     graph = onnx.load(str(bundle / "model.onnx"), load_external_data=False).graph
     outside = [each for each in graph.initializer if each.data_location == onnx.TensorProto.EXTERNAL]
-    assert {each.name.split("/")[0] for each in outside} == {"embedding.0", "first_order.0", "vocabulary"}
+    groups = {each.name.split("/")[0] for each in outside} - {"classes", "vocabulary"}
+    assert groups == {f"{kind}.{number}" for kind in ("embedding", "first_order") for number in range(3)}
     places = [{entry.key: entry.value for entry in each.external_data} for each in outside]
     assert {each["location"] for each in places} == {"tables.bin"}
     ends = [int(each["offset"]) + int(each["length"]) for each in places]
     assert all(int(each["offset"]) % ALIGNMENT == 0 for each in places)
     assert all(int(each["offset"]) >= end for each, end in zip(places[1:], ends, strict=False))
     assert (bundle / "tables.bin").stat().st_size == ends[-1]
-    floats = sum(int(place["length"]) for place, each in zip(places, outside, strict=True) if each.data_type == 1)
-    assert manifests.read(bundle).export.table_bytes == floats
+    tables = [each.data_type == onnx.TensorProto.FLOAT or "classes" in each.name for each in outside]
+    counted = sum(int(place["length"]) for place, counts in zip(places, tables, strict=True) if counts)
+    assert manifests.read(bundle).export.table_bytes == counted
+
+
+def test_classes_stand_once_where_the_manifest_says(run: Path, tmp_path: Path) -> None:
+    bundle, weights = export(run, tmp_path / "ctr"), load_file(run / "weights.safetensors")
+    told = manifests.read(bundle).export.class_arrays
+    assert [(each.feature, each.table) for each in told] == [("brand", 0), ("brand", 1), ("shop", 0), ("shop", 1)]
+    data = (bundle / "tables.bin").read_bytes()
+    for each in told:
+        expected = weights[f"classes.{each.feature}.{each.table}"]
+        assert data.count(expected.tobytes()) == 1
+        assert data.find(expected.tobytes()) == each.offset
 
 
 def test_exporting_twice_gives_identical_bytes(run: Path, tmp_path: Path) -> None:
@@ -192,6 +208,37 @@ def shorter_table(tensors: dict[str, runs.Array]) -> None:
     tensors["embedding.user.0"] = tensors["embedding.user.0"][1:]
 
 
+def too_few_classes(tensors: dict[str, runs.Array]) -> None:
+    tensors["classes.brand.0"] = tensors["classes.brand.0"][1:]
+
+
+def wide_classes(tensors: dict[str, runs.Array]) -> None:
+    tensors["classes.brand.0"] = tensors["classes.brand.0"].astype(np.int64)
+
+
+def no_classes(tensors: dict[str, runs.Array]) -> None:
+    del tensors["classes.brand.1"]
+
+
+def class_below(tensors: dict[str, runs.Array]) -> None:
+    tensors["classes.brand.0"][7] = -1
+
+
+def class_beyond(tensors: dict[str, runs.Array]) -> None:
+    tensors["classes.shop.1"][7] = 2
+
+
+def one_brand_for_another(tensors: dict[str, runs.Array]) -> None:
+    """Brands that are equal modulo the field's last table share every row with equal classes."""
+    modulus = len(tensors["embedding.brand.2"])
+    for name in ("classes.brand.0", "classes.brand.1"):
+        tensors[name][modulus] = tensors[name][0]
+
+
+def other_collisions(tensors: dict[str, runs.Array]) -> None:
+    tensors["classes.shop.0"][:] = 0
+
+
 def superfluous(tensors: dict[str, runs.Array]) -> None:
     tensors["more"] = np.zeros(3, np.float32)
 
@@ -206,6 +253,13 @@ def superfluous(tensors: dict[str, runs.Array]) -> None:
         ("weights.safetensors", falling, errors.Malformed),
         ("weights.safetensors", beyond, errors.Malformed),
         ("weights.safetensors", shorter_table, errors.WrongShape),
+        ("weights.safetensors", too_few_classes, errors.WrongShape),
+        ("weights.safetensors", wide_classes, errors.WrongShape),
+        ("weights.safetensors", no_classes, errors.WrongShape),
+        ("weights.safetensors", class_below, errors.WrongClasses),
+        ("weights.safetensors", class_beyond, errors.WrongClasses),
+        ("weights.safetensors", one_brand_for_another, errors.NotComplementary),
+        ("weights.safetensors", other_collisions, errors.NotComplementary),
         ("weights.safetensors", superfluous, errors.WrongShape),
     ],
 )
@@ -217,8 +271,10 @@ def test_a_run_that_cannot_be_is_refused(
     error: type[errors.QuoremError],
 ) -> None:
     edit(run, name, change)
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         export(run, tmp_path / "ctr")
+    assert type(caught.value) is error
+    assert str(run / name) in caught.value.where
     assert names(tmp_path / "ctr") == []
 
 
@@ -264,7 +320,7 @@ def test_a_bundle_is_proved_again(run: Path, tmp_path: Path) -> None:
     _, parity = prove_bundle(bundle)
     assert parity.rows == 256
     data = bytearray((bundle / "tables.bin").read_bytes())
-    data[1] ^= 64
+    data[-3] ^= 64
     (bundle / "tables.bin").write_bytes(data)
     with pytest.raises(errors.WrongDigest, match="digest"):
         prove_bundle(bundle)
@@ -273,6 +329,10 @@ def test_a_bundle_is_proved_again(run: Path, tmp_path: Path) -> None:
         file.sha256 = manifests.sha256_of(bundle / file.name)
     manifests.write(bundle, manifest)
     with pytest.raises(errors.ParityError):
+        prove_bundle(bundle)
+    manifest.export.class_arrays[0].offset += 4
+    manifests.write(bundle, manifest)
+    with pytest.raises((errors.NotComplementary, errors.WrongClasses)):
         prove_bundle(bundle)
 
 

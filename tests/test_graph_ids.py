@@ -1,5 +1,6 @@
 """Ids and rows in the graph: integers, exact wherever they stand in int64."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from quorem.export.rows import rows_graph
 from quorem.export.tables import write
 from quorem.export.tensors import open_tensors
 from quorem.protos import manifest_pb2 as pb
-from quorem.protos import packing, plan, schema
+from quorem.protos import packing, partitions, plan, schema
 from safetensors.numpy import save_file
 
 LANDMARKS = [2**24 - 1, 2**24, 2**24 + 1, 2**31 - 1, 2**31, 2**31 + 1, 2**33 - 1, 2**33, 2**33 + 1, 2**62 - 1, 2**62]
@@ -32,9 +33,9 @@ def run(model: onnx.ModelProto | Path, inputs: Mapping[str, runs.Array]) -> dict
     return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-def rows_in_graph(fields: Sequence[pb.Field], ids: runs.Array) -> list[list[list[int]]]:
+def rows_in_graph(fields: Sequence[pb.Field], classes: dict[str, runs.Array], ids: runs.Array) -> list[list[list[int]]]:
     """Rows of each field's tables: field -> id -> table."""
-    outputs = run(rows_graph(fields), {"ids": ids})
+    outputs = run(rows_graph(fields, classes), {"ids": ids})
     found = [[list[int]() for _ in ids] for _ in fields]
     for g, group in enumerate(packing.groups(fields)):
         for j in range(group.depth):
@@ -49,13 +50,14 @@ def rows_in_graph(fields: Sequence[pb.Field], ids: runs.Array) -> list[list[list
 
 
 def field(name: str, n: int, tables: list[tuple[int, int]], combine: pb.Combine = pb.MULT) -> pb.Field:
-    return plan.build_field(name, n, tables, scheme=pb.HASHED, combine=combine, dim=4)
+    return plan.build_field(name, n, tables, scheme=pb.MIXED_RADIX, combine=combine, dim=4, allow_collisions=True)
 
 
 def expect_exact_rows(fields: Sequence[pb.Field], drawn: Sequence[int]) -> None:
     ids = np.array([[each % one.cardinality for one in fields] for each in drawn], np.int64)
-    expected = [[oracle.rows(one, each) for each in ids[:, f].tolist()] for f, one in enumerate(fields)]
-    assert rows_in_graph(fields, ids) == expected
+    classes = {name: array for one in fields for name, array in runs.classes_of(one).items()}
+    expected = [[oracle.rows(one, each, classes) for each in ids[:, f].tolist()] for f, one in enumerate(fields)]
+    assert rows_in_graph(fields, classes, ids) == expected
 
 
 @pytest.mark.parametrize("n", [2**24 + 2, 2**31 + 2, 2**33 + 2, 2**62 + 1, 2**63 - 1])
@@ -63,13 +65,13 @@ def expect_exact_rows(fields: Sequence[pb.Field], drawn: Sequence[int]) -> None:
 def test_rows_are_exact_at_the_landmarks(n: int, combine: pb.Combine) -> None:
     root = int(n**0.5) + 1
     fields = [
-        field("qr", n, plan.quotient_remainder(n, root), combine),
-        field("few_quotients", n, plan.quotient_remainder(n, -(-n // 3)), combine),
+        field("qr", n, partitions.quotient_remainder(n, root), combine),
+        field("few_quotients", n, partitions.quotient_remainder(n, -(-n // 3)), combine),
         field("radix", n, [(1, 2**21), (2**21, 2**21), (2**42, -(-n // 2**42))] if n > 2**42 else [(1, n)], combine),
         field("remainders", n, [(1, 2**20), (1, 2**20 - 1), (1, 2**20 - 3)], combine),
-        field("hash", n, plan.hashed(n, 1000)),
-        field("nearly_full", n, plan.hashed(n, n - 1)),
-        field("full", n, plan.full(n)),
+        field("hash", n, partitions.hashed(n, 1000)),
+        field("nearly_full", n, partitions.hashed(n, n - 1)),
+        field("full", n, partitions.full(n)),
     ]
     drawn = [each for landmark in [*LANDMARKS, n - 1] for each in (landmark - 1, landmark, landmark + 1)]
     for one in fields:
@@ -77,45 +79,67 @@ def test_rows_are_exact_at_the_landmarks(n: int, combine: pb.Combine) -> None:
     expect_exact_rows(packing.pack(fields), drawn)
 
 
+ARITHMETIC = ("full", "hash", "qr", "mixed_radix", "chinese_remainder")
+GIVEN = ("semantic", "completed", "colliding", "classes")  # by a class for every id, so of few ids
+
+
 @st.composite
 def plans(draw: st.DrawFn) -> list[pb.Field]:
+    """Any schemes and sizes side by side, radices and moduli of any number of tables among them."""
     fields = list[pb.Field]()
-    for k in range(draw(st.integers(1, 4))):
-        n = draw(st.integers(1, 200) | st.integers(2**24, 2**63 - 1))
-        rows = draw(st.integers(1, min(n, 2**32)))
-        combine = draw(st.sampled_from([pb.MULT, pb.ADD, pb.CONCAT]))
-        shape = draw(st.sampled_from(["full", "hash", "qr", "radix", "remainders"]))
-        tables = {
-            "full": plan.full(n),
-            "hash": plan.hashed(n, rows),
-            "qr": plan.quotient_remainder(n, rows),
-            "radix": [(1, rows), (rows, min(7, n)), (rows * min(7, n), -(-n // (rows * min(7, n))))],
-            "remainders": [(1, rows), (1, max(rows - 1, 1))],
-        }[shape]
-        fields.append(field(f"f{k}", n, tables, combine))
+    for k in range(draw(st.integers(1, 5))):
+        few = draw(st.booleans())
+        n = draw(st.integers(1, 200) if few else st.integers(2**24, 2**63 - 2))
+        combine, feature = draw(st.sampled_from([pb.MULT, pb.ADD, pb.CONCAT])), runs.categorical(f"f{k}", "hash", n)
+        shape = draw(st.sampled_from(["any", *ARITHMETIC, *(GIVEN if few else ())]))
+        if shape == "any" or n == 1:
+            rows = draw(st.lists(st.integers(1, n), min_size=1, max_size=4))
+            divides = [1] * len(rows)
+            if few:
+                divides = [draw(st.integers(1, 2**62)) for _ in rows]
+            elif draw(st.booleans()):
+                divides = [math.prod(rows[:j]) for j in range(len(rows)) if math.prod(rows[:j]) < 2**63]
+            fields.append(field(feature.name, n, list(zip(divides, rows, strict=False)), combine))
+        else:
+            fields.append(runs.field(feature, shape, combine, 6, draw(st.integers(1, min(n, 2**32)))))
     return packing.pack(fields)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(plans(), st.lists(st.integers(0, 2**63 - 1) | st.sampled_from(LANDMARKS), min_size=1, max_size=8))
 def test_rows_of_any_plan_are_the_oracles(fields: list[pb.Field], drawn: list[int]) -> None:
     expect_exact_rows(fields, drawn)
 
 
-@pytest.mark.parametrize("n", [1, 2, 99, 100, 101, 105, 110, 111])
+@pytest.mark.parametrize("n", [2, 3, 99, 100, 101, 105, 110, 111])
 def test_every_id_of_small_fields_finds_its_rows(n: int) -> None:
     ten = min(n, 10)
     shapes = {
         "radix": [(1, ten), (ten, ten), (ten * ten, -(-n // ten**2))],
-        "qr": plan.quotient_remainder(n, ten),
+        "qr": partitions.quotient_remainder(n, ten),
         "remainders": [(1, ten), (1, min(n, 11)), (1, min(n, 7))],
-        "hash": plan.hashed(n, ten),
-        "full": plan.full(n),
+        "hash": partitions.hashed(n, ten),
+        "full": partitions.full(n),
     }
     fields = [field(name, n, tables) for name, tables in shapes.items()]
+    fields += [runs.field(runs.categorical(name, "hash", n), name, pb.MULT, 4) for name in GIVEN]
     for one in fields:
         expect_exact_rows([one], range(n))
     expect_exact_rows(packing.pack(fields), range(n))
+
+
+def test_classes_are_found_at_ids_that_no_float_holds() -> None:
+    """Two fields of 2^24 + 2 ids, the second one's classes after the first one's: places up to 2^25."""
+    n = 2**24 + 2
+    fields = [
+        pb.Field(
+            feature=name, cardinality=n, scheme=pb.SEMANTIC, dim=4, tables=[pb.Table(divide=1, rows=n, classes=True)]
+        )
+        for name in "ab"
+    ]
+    ids = np.array([[0, n - 1], [2**24 - 1, 2**24], [2**24, 2**24 + 1], [2**24 + 1, 2**24 - 1]])
+    classes = {f"classes.{name}.0": np.arange(n, dtype=np.int32)[::-1] for name in "ab"}
+    assert run(rows_graph(fields, classes), {"ids": ids})["rows.0.0"].tolist() == (n - 1 - ids).tolist()
 
 
 def ids_in_graph(directory: Path, manifest: pb.Manifest, weights: dict[str, runs.Array], rows: int) -> None:

@@ -38,7 +38,7 @@ def test_the_facts_of_a_run_counted_by_hand(run: Path, capsys: pytest.CaptureFix
     assert (facts["kind"], facts["model"], facts["format_version"]) == ("run", "deepfm", 1)
     assert facts["verified"] is True
     features = {feature["name"]: feature for feature in facts["features"]}
-    assert list(features) == ["age", "income", "price", "user", "ad", "cité 🦆"]
+    assert list(features) == ["age", "income", "price", "user", "ad", "cité 🦆", "brand", "shop", "zone"]
     assert features["age"]["embedding"] is None
     assert features["user"] == {
         "name": "user",
@@ -50,9 +50,14 @@ def test_the_facts_of_a_run_counted_by_hand(run: Path, capsys: pytest.CaptureFix
         "embedding": {
             "scheme": "quotient_remainder",
             "combine": "mult",
+            "hidden": 0,
             "dim": 4,
-            "tables": [{"divide": 1, "rows": 25, "dim": 4}, {"divide": 25, "rows": 4, "dim": 4}],
+            "tables": [
+                {"divide": 1, "rows": 25, "dim": 4, "classes": False},
+                {"divide": 25, "rows": 4, "dim": 4, "classes": False},
+            ],
             "complementary": True,
+            "collisions": 0,
             "bytes": 29 * 4 * 4,
             "full_bytes": 100 * 4 * 4,
             "compression": 100 / 29,
@@ -60,9 +65,14 @@ def test_the_facts_of_a_run_counted_by_hand(run: Path, capsys: pytest.CaptureFix
         "first_order": {
             "scheme": "quotient_remainder",
             "combine": "add",
+            "hidden": 0,
             "dim": 1,
-            "tables": [{"divide": 1, "rows": 25, "dim": 1}, {"divide": 25, "rows": 4, "dim": 1}],
+            "tables": [
+                {"divide": 1, "rows": 25, "dim": 1, "classes": False},
+                {"divide": 25, "rows": 4, "dim": 1, "classes": False},
+            ],
             "complementary": True,
+            "collisions": 0,
             "bytes": 29 * 4,
             "full_bytes": 100 * 4,
             "compression": 100 / 29,
@@ -70,15 +80,23 @@ def test_the_facts_of_a_run_counted_by_hand(run: Path, capsys: pytest.CaptureFix
     }
     assert features["cité 🦆"]["bag"] == {"max_length": 3, "pooling": "mean"}
     assert features["ad"]["embedding"]["complementary"] is False
+    assert features["ad"]["embedding"]["collisions"] == 2**33 - 1000
+    assert [table["classes"] for table in features["brand"]["embedding"]["tables"]].count(True) == 2
+    assert features["shop"]["embedding"]["combine"] == "path"
+    assert (features["shop"]["embedding"]["hidden"], features["shop"]["embedding"]["collisions"]) == (2, 12)
     rows = 5 * 4 + 29 * 4 + 1000 * 4 + 6 * 2  # price, user, ad; the words' two tables have dim 2
-    layers = (2 + 1) + (18 * 8 + 8) + 4 * 8 + (8 * 5 + 5) + 4 * 5 + (5 + 1)
-    assert facts["parameters"] == {"embedding": rows, "first_order": 5 + 29 + 1000 + 6, "layers": layers}
-    full = (5 + 100 + 2**33 + 7) * 4 * 4
+    rows += 7 * 4 + (4 * 4 + 6 * 22) + 9 * 4  # brand; shop and its functions; zone
+    layers = (2 + 1) + (38 * 8 + 8) + 4 * 8 + (8 * 5 + 5) + 4 * 5 + (5 + 1)
+    first_order, classes = 5 + 29 + 1000 + 6 + 7 + 10 + 9, 2 * 12  # every brand has a class in each of two tables
+    assert facts["parameters"] == {"embedding": rows, "first_order": first_order, "layers": layers}
+    full = (5 + 100 + 2**33 + 7 + 12 + 24 + 20) * 4 * 4
     assert facts["tables"] == {
-        "bytes": rows * 4,
+        "bytes": (rows + classes) * 4,
         "full_bytes": full,
-        "compression": full / (rows * 4),
-        "first_order_bytes": 1040 * 4,
+        "compression": full / ((rows + classes) * 4),
+        "first_order_bytes": first_order * 4,
+        "ids": 5 + 100 + 2**33 + 7 + 12 + 24 + 20,
+        "collisions": 2**33 - 1000 + 12,
     }
     assert [layer["name"] for layer in facts["layers"]][-2:] == ["mlp.out", "logit"]
     assert facts["layers"][4] == {
@@ -86,7 +104,7 @@ def test_the_facts_of_a_run_counted_by_hand(run: Path, capsys: pytest.CaptureFix
         "kind": "linear",
         "inputs": ["mlp.input"],
         "width": 8,
-        "parameters": 152,
+        "parameters": 312,
     }
     assert facts["training"]["test_metrics"] == {"auc": 0.7421875, "logloss": 0.1}
     assert facts["training"]["train_rows"] == 800
@@ -98,7 +116,8 @@ def test_a_bundle_says_where_it_came_from_and_what_is_no_number_is_null(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = manifest.read(run)
-    bundle.export.CopyFrom(pb.Export(run_sha256="ab" * 32, parity_bound=1e-5, slots=5, dense=3))
+    places = [pb.ClassArray(feature="brand", table=1, offset=4096)]
+    bundle.export.CopyFrom(pb.Export(run_sha256="ab" * 32, parity_bound=1e-5, slots=5, dense=3, class_arrays=places))
     bundle.training.test_metrics["grouped_auc"] = float("nan")
     manifest.write(run, bundle)
     facts = facts_of(run, capsys)
@@ -109,7 +128,11 @@ def test_a_bundle_says_where_it_came_from_and_what_is_no_number_is_null(
         "table_bytes": 0,
         "slots": 5,
         "dense": 3,
+        "class_arrays": [{"feature": "brand", "table": 1, "offset": 4096}],
     }
+    assert main(["inspect", str(run)]) == 0
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["classes", "of", "brand,", "table", "1", "4,096"] in told
     assert facts["training"]["test_metrics"]["grouped_auc"] is None
 
 
@@ -120,7 +143,8 @@ def test_a_reader_sees_the_same_facts(run: Path, capsys: pytest.CaptureFixture[s
     assert lines[1] == "1 file verified: sizes and sha256 digests are those of the manifest"
     assert ["user", "context", "integer", "id", "100"] in words
     assert ["user", "quotient", "remainder", "(1,25)", "(25,4)", "mult", "4", "464", "B", "1.6", "KiB", "3.4x"] in words
-    assert ["mlp.0", "linear", "mlp.input", "8", "152"] in words
+    assert "8,589,933,604 of 8,589,934,760 ids collide: they share every row with another id" in lines
+    assert ["mlp.0", "linear", "mlp.input", "8", "312"] in words
     assert ["test_metrics.auc", "0.742188"] in words
     digest = manifest.sha256_of(run / "weights.safetensors")
     assert ["weights.safetensors", "2.0", "KiB", digest] in words

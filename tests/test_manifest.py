@@ -52,7 +52,7 @@ def test_the_order_of_a_maps_keys_does_not_show(tmp_path: Path) -> None:
 
 def test_the_fingerprint_tells_schemas_apart_that_take_other_rows() -> None:
     base = every_kind.model().schema
-    assert schema.fingerprint(base) == "e1537e320ecc4ee0"
+    assert schema.fingerprint(base) == "c5c754dd3701a6d5"
     same = every_kind.model().schema
     same.features[5].vocabulary.size = 600
     same.features[2].bucket.boundaries[:] = [1]
@@ -79,11 +79,19 @@ def test_the_fingerprint_tells_schemas_apart_that_take_other_rows() -> None:
 
 def test_the_layout_of_inputs() -> None:
     places = schema.layout(every_kind.model().schema)
-    assert places.slots == {"user": (0, 1), "ad": (1, 1), "cité 🦆": (2, 3)}
+    assert places.slots == {
+        "user": (0, 1),
+        "ad": (1, 1),
+        "cité 🦆": (2, 3),
+        "brand": (5, 1),
+        "shop": (6, 1),
+        "zone": (7, 1),
+    }
     assert places.dense == {"age": 0, "income": 1, "price": 2}
-    assert (places.slot_count, places.dense_count) == (5, 3)
+    assert (places.slot_count, places.dense_count) == (8, 3)
     sizes = {feature.name: schema.cardinality(feature) for feature in every_kind.model().schema.features}
-    assert sizes == {"age": 0, "income": 0, "price": 5, "user": 100, "ad": 2**33, "cité 🦆": 7}
+    known = {"age": 0, "income": 0, "price": 5, "user": 100, "ad": 2**33, "cité 🦆": 7}
+    assert sizes == known | {"brand": 12, "shop": 24, "zone": 20}
 
 
 # ---------------------------------------------------------------- tensors
@@ -99,16 +107,34 @@ def test_the_tensors_of_a_model_counted_by_hand() -> None:
         "embedding.ad.0": ("float32", (1000, 4)),
         "embedding.cité 🦆.0": ("float32", (4, 2)),
         "embedding.cité 🦆.1": ("float32", (2, 2)),
+        "embedding.brand.0": ("float32", (3, 4)),
+        "embedding.brand.1": ("float32", (2, 4)),
+        "embedding.brand.2": ("float32", (2, 4)),
+        "embedding.shop.0": ("float32", (4, 4)),
+        "embedding.shop.1": ("float32", (6, 2 * 4 + 2 + 4 * 2 + 4)),
+        "embedding.zone.0": ("float32", (3, 4)),
+        "embedding.zone.1": ("float32", (3, 4)),
+        "embedding.zone.2": ("float32", (3, 4)),
         "first_order.price.0": ("float32", (5, 1)),
         "first_order.user.0": ("float32", (25, 1)),
         "first_order.user.1": ("float32", (4, 1)),
         "first_order.ad.0": ("float32", (1000, 1)),
         "first_order.cité 🦆.0": ("float32", (4, 1)),
         "first_order.cité 🦆.1": ("float32", (2, 1)),
+        "first_order.brand.0": ("float32", (3, 1)),
+        "first_order.brand.1": ("float32", (2, 1)),
+        "first_order.brand.2": ("float32", (2, 1)),
+        "first_order.shop.0": ("float32", (4, 1)),
+        "first_order.shop.1": ("float32", (6, 1)),
+        "first_order.zone.0": ("float32", (3, 1)),
+        "first_order.zone.1": ("float32", (3, 1)),
+        "first_order.zone.2": ("float32", (3, 1)),
     }
+    classes = {name: shape for name, shape in shapes.items() if name.startswith("classes.")}
+    assert classes == {name: (each.dtype.name, each.shape) for name, each in every_kind.CLASSES.items()}
     assert shapes["vocabulary.cité 🦆.values"] == ("int64", (6,))
     assert shapes["vocabulary.cité 🦆.ids"] == ("int32", (6,))
-    assert shapes["mlp.0.weight"] == ("float32", (8, 18))
+    assert shapes["mlp.0.weight"] == ("float32", (8, 7 * 4 + 2 * 4 + 2))
 
 
 @pytest.mark.parametrize("change", ["absent", "superfluous", "shape", "dtype"])

@@ -22,8 +22,10 @@ from quorem.protos.errors import (
     NotComplementary,
     PlanError,
     QuoremError,
+    TooManyRows,
     UnsafePath,
     WrongDigest,
+    WrongDims,
 )
 
 Json = dict[str, Any]
@@ -130,6 +132,13 @@ def field(name: str, kind: str = "fields", **changes: object) -> Callable[[Json]
     return change
 
 
+def table(name: str, number: int, **changes: object) -> Callable[[Json], object]:
+    def change(tree: Json) -> None:
+        next(each for each in tree["plan"]["fields"] if each["feature"] == name)["tables"][number].update(changes)
+
+    return change
+
+
 def first_order_of_two(tree: Json) -> None:
     for each in tree["plan"]["first_order"]:
         each["dim"] = 2
@@ -139,6 +148,7 @@ def first_order_of_two(tree: Json) -> None:
 
 AGE, INCOME, PRICE, USER, AD, CITY = range(6)
 QR = [{"divide": "1", "rows": "25", "dim": 4}, {"divide": "25", "rows": "3", "dim": 4}]  # 75 of 100 ids
+ZONES = [{"divide": "1", "rows": "5", "dim": 7}, {"divide": "5", "rows": "4", "dim": 5}]  # 12 in all, as there
 BAG = {"max_length": 3, "pooling": "SUM"}
 
 HOSTILE_TEXTS: dict[str, tuple[Callable[[Json], object], type[QuoremError], str]] = {
@@ -178,13 +188,41 @@ HOSTILE_TEXTS: dict[str, tuple[Callable[[Json], object], type[QuoremError], str]
     "a mean for log1p": (feature(AGE, dense={"transform": "LOG1P", "mean": 2, "scale": 1}), Malformed, "STANDARD"),
     "missing is nan": (feature(AGE, dense={"transform": "NONE", "missing": "NaN", "scale": 1}), Malformed, "finite"),
     "not complementary": (field("user", tables=QR), NotComplementary, "own tuple"),
-    "collisions owned up": (field("user", tables=QR, complementary=False), NotComplementary, "hashing trick"),
-    "called hashed": (field("user", tables=QR, scheme="HASHED"), NotComplementary, "own tuple"),
+    "collisions owned up": (
+        field("user", tables=QR, complementary=False, collisions="25"),
+        NotComplementary,
+        "hashing trick",
+    ),
+    "too few owned up": (
+        field("user", tables=QR, complementary=False, collisions="24"),
+        NotComplementary,
+        "counted 25",
+    ),
+    "collisions allowed but hidden": (field("user", tables=QR, allow_collisions=True), NotComplementary, "counted 25"),
+    "called hashed": (field("user", tables=QR, scheme="HASHED"), PlanError, "one table"),
+    "hashed but hidden": (
+        field("user", tables=QR[:1], scheme="HASHED", combine="ALONE"),
+        NotComplementary,
+        "counted 75",
+    ),
+    "classes of another scheme": (field("user", tables=[QR[0], QR[1] | {"classes": True}]), PlanError, "semantic"),
     "no rows": (field("user", tables=[QR[0], QR[1] | {"rows": 0}]), PlanError, "at least one row"),
     "no divide": (field("user", tables=[QR[0], QR[1] | {"divide": 0}]), PlanError, "at least one row"),
     "no tables": (field("user", tables=[]), PlanError, "tables"),
-    "a hole in the radix": (field("user", tables=[QR[0], QR[1] | {"divide": 30}]), PlanError, "mixed radix"),
-    "other dims": (field("user", tables=[QR[0], QR[1] | {"dim": 5}]), PlanError, "dims"),
+    "a hole in the radix": (field("user", tables=[QR[0], QR[1] | {"divide": 30}]), NotComplementary, "own tuple"),
+    "other dims": (field("user", tables=[QR[0], QR[1] | {"dim": 5}]), WrongDims, "dims"),
+    "hidden layers of a product": (field("user", hidden=2), WrongDims, "belong to path"),
+    "functions of another width": (field("shop", hidden=3), WrongDims, "weights"),
+    "functions without a layer": (field("shop", hidden=0), WrongDims, "weights"),
+    "a huge hidden layer": (field("shop", hidden=2**32 - 1), WrongDims, "weights"),
+    "vectors for functions": (field("user", combine="PATH"), WrongDims, "weights"),
+    "features that are missing": (field("zone", dim=8), WrongDims, "add up"),
+    "features of several dims": (field("zone", tables=ZONES), WrongDims, "one dim"),
+    "classes that are divided": (table("brand", 0, divide=2), PlanError, "not divided"),
+    "classes without a scheme": (field("brand", scheme="MIXED_RADIX"), PlanError, "semantic"),
+    "more classes than ids": (table("brand", 1, rows=13), TooManyRows, "more rows"),
+    "collisions without leave": (field("shop", allow_collisions=False), NotComplementary, "allow_collisions"),
+    "leave without collisions": (field("shop", collisions="0", complementary=True), NotComplementary, "counted 12"),
     "cardinality": (field("user", cardinality=99), PlanError, "as many ids"),
     "combine of later": (field("user", combine=9), PlanError, "joined"),
     "another feature": (field("user", feature="visitor"), PlanError, "no ids"),

@@ -1,4 +1,4 @@
-"""Laws of nets: the layers of each model counted by hand, the oracle's layers computed by hand, every refusal."""
+"""Laws of nets: the oracle's layers computed by hand, their weights, and every refusal."""
 
 import numpy as np
 import oracle
@@ -8,121 +8,6 @@ from quorem.protos import nets
 from quorem.protos.errors import NetError
 
 INPUTS = {"embeddings": 12, "first_order": 3, "dense": 2}
-
-
-def plan_of(*dims: int, first_order: bool = True) -> pb.Plan:
-    """One field of that dim each; nets read no more of a plan than dims."""
-    fields = [pb.Field(feature=f"f{j}", dim=dim) for j, dim in enumerate(dims)]
-    return pb.Plan(fields=fields, first_order=[pb.Field(feature=each.feature, dim=1) for each in fields if first_order])
-
-
-def layers(net: pb.Net) -> list[tuple[str, str, list[str]]]:
-    return [(layer.name, str(layer.WhichOneof("kind")), list(layer.inputs)) for layer in net.layers]
-
-
-# ---------------------------------------------------------------- models
-
-
-def test_deepfm_counted_by_hand() -> None:
-    """3 fields of dim 4, 2 dense features, an MLP of 8 and 5."""
-    net = nets.deepfm(plan_of(4, 4, 4), 2, mlp=[8, 5], batchnorm=True, dropout=0.5)
-    assert layers(net) == [
-        ("first", "row_sum", ["first_order"]),
-        ("fm", "fm", ["embeddings"]),
-        ("dense_first", "linear", ["dense"]),
-        ("mlp.input", "concat", ["embeddings", "dense"]),
-        ("mlp.0", "linear", ["mlp.input"]),
-        ("mlp.0.norm", "batchnorm", ["mlp.0"]),
-        ("mlp.0.relu", "activation", ["mlp.0.norm"]),
-        ("mlp.0.dropout", "dropout", ["mlp.0.relu"]),
-        ("mlp.1", "linear", ["mlp.0.dropout"]),
-        ("mlp.1.norm", "batchnorm", ["mlp.1"]),
-        ("mlp.1.relu", "activation", ["mlp.1.norm"]),
-        ("mlp.1.dropout", "dropout", ["mlp.1.relu"]),
-        ("mlp.out", "linear", ["mlp.1.dropout"]),
-        ("logit", "sum", ["first", "fm", "dense_first", "mlp.out"]),
-    ]
-    assert nets.widths(net, nets.input_widths(plan_of(4, 4, 4), 2)) == INPUTS | {
-        "first": 1,
-        "fm": 1,
-        "dense_first": 1,
-        "mlp.input": 14,
-        **dict.fromkeys(["mlp.0", "mlp.0.norm", "mlp.0.relu", "mlp.0.dropout"], 8),
-        **dict.fromkeys(["mlp.1", "mlp.1.norm", "mlp.1.relu", "mlp.1.dropout"], 5),
-        "mlp.out": 1,
-        "logit": 1,
-    }
-    norms = {
-        f"mlp.{depth}.norm.{role}": (width,)
-        for depth, width in enumerate([8, 5])
-        for role in ("weight", "bias", "mean", "variance")
-    }
-    assert nets.weight_shapes(net) == norms | {
-        "dense_first.weight": (1, 2),
-        "dense_first.bias": (1,),
-        "mlp.0.weight": (8, 14),
-        "mlp.0.bias": (8,),
-        "mlp.1.weight": (5, 8),
-        "mlp.1.bias": (5,),
-        "mlp.out.weight": (1, 5),
-        "mlp.out.bias": (1,),
-    }
-    assert nets.last_bias(net) == "mlp.out.bias"
-
-
-def test_dlrm_counted_by_hand() -> None:
-    """3 fields of dim 4 and the bottom's vector: 4 vectors, 6 dots; the top reads 4 + 6."""
-    net = nets.dlrm(plan_of(4, 4, 4, first_order=False), 2, bottom=[7], top=[9], batchnorm=False, dropout=0)
-    assert layers(net) == [
-        ("bottom.0", "linear", ["dense"]),
-        ("bottom.0.relu", "activation", ["bottom.0"]),
-        ("bottom.1", "linear", ["bottom.0.relu"]),
-        ("bottom.1.relu", "activation", ["bottom.1"]),
-        ("dots", "dot", ["bottom.1.relu", "embeddings"]),
-        ("top.input", "concat", ["bottom.1.relu", "dots"]),
-        ("top.0", "linear", ["top.input"]),
-        ("top.0.relu", "activation", ["top.0"]),
-        ("logit", "linear", ["top.0.relu"]),
-    ]
-    known = nets.widths(net, nets.input_widths(plan_of(4, 4, 4, first_order=False), 2))
-    assert (known["dots"], known["top.input"], known["logit"]) == (6, 10, 1)
-    assert "first_order" not in known
-    assert nets.weight_shapes(net) == {
-        "bottom.0.weight": (7, 2),
-        "bottom.0.bias": (7,),
-        "bottom.1.weight": (4, 7),
-        "bottom.1.bias": (4,),
-        "top.0.weight": (9, 10),
-        "top.0.bias": (9,),
-        "logit.weight": (1, 9),
-        "logit.bias": (1,),
-    }
-    assert nets.last_bias(net) == "logit.bias"
-
-
-def test_models_without_dense_features() -> None:
-    plan = plan_of(4, 4, 4)
-    deep = nets.deepfm(plan, 0, mlp=[], batchnorm=False, dropout=0)
-    assert layers(deep) == [
-        ("first", "row_sum", ["first_order"]),
-        ("fm", "fm", ["embeddings"]),
-        ("mlp.out", "linear", ["embeddings"]),
-        ("logit", "sum", ["first", "fm", "mlp.out"]),
-    ]
-    dlrm = nets.dlrm(plan, 0, bottom=[7], top=[9], batchnorm=False, dropout=0)
-    known = nets.widths(dlrm, nets.input_widths(plan, 0))
-    assert (known["dots"], known["top.input"]) == (3, 15)
-    assert not any(name.startswith("bottom") for name in known)
-
-
-@pytest.mark.parametrize("model", ["deepfm", "dlrm"])
-def test_models_need_one_dimension(model: str) -> None:
-    build = {
-        "deepfm": lambda plan: nets.deepfm(plan, 0, mlp=[], batchnorm=False, dropout=0),
-        "dlrm": lambda plan: nets.dlrm(plan, 0, bottom=[], top=[], batchnorm=False, dropout=0),
-    }[model]
-    with pytest.raises(NetError, match=r"dims \[4, 8\]"):
-        build(plan_of(4, 8))
 
 
 # ---------------------------------------------------------------- refusals
@@ -158,6 +43,12 @@ FIRST = layer("logit", "embeddings", row_sum=pb.RowSum())
         (layer("a", "embeddings", fm=pb.FactorizationMachine(vectors=2, dim=4)), "vectors` x `dim"),
         (layer("a", "embeddings", "dense", dot=pb.Dot(vectors=3, dim=4)), "vectors` x `dim"),
         (layer("a", "embeddings", dot=pb.Dot(vectors=1, dim=12)), "two vectors"),
+        (layer("a", "dense", "dense", cross=pb.Cross(width=3)), "each of its `width`"),
+        (layer("a", "dense", "embeddings", cross=pb.Cross(width=2)), "each of its `width`"),
+        (layer("a", "dense", cross=pb.Cross(width=2)), "each of its `width`"),
+        (layer("a", "dense", "dense", "dense", cross_matrix=pb.CrossMatrix(width=2)), "each of its `width`"),
+        (layer("a", "embeddings", "dense", cross_matrix=pb.CrossMatrix(width=12)), "each of its `width`"),
+        (layer("a", "dense", "dense", cross_matrix=pb.CrossMatrix(width=2, rank=3)), "rank is at most"),
         (layer("a", "dense"), "kind"),
         (layer("a", "dense", activation=pb.Activation(function=pb.RELU)), "last layer"),
     ],
@@ -177,12 +68,6 @@ def test_a_layer_that_nothing_reads_is_refused() -> None:
 def test_an_empty_net_is_refused() -> None:
     with pytest.raises(NetError, match="last layer"):
         nets.widths(pb.Net(), INPUTS)
-
-
-def test_a_net_that_reads_an_input_the_model_lacks_is_refused() -> None:
-    net = nets.deepfm(plan_of(4, 4), 2, mlp=[3], batchnorm=False, dropout=0)
-    with pytest.raises(NetError, match="dense"):
-        nets.widths(net, nets.input_widths(plan_of(4, 4), 0))
 
 
 @pytest.mark.parametrize(
@@ -222,8 +107,49 @@ def test_every_kind_of_layer_computed_by_hand() -> None:
     assert evaluate(layer("a", activation=pb.Activation(function=pb.SIGMOID)), [[0.0, -1e9, 1e9]]) == [[0.5, 0, 1]]
     linear = layer("a", linear=pb.Linear(inputs=2, outputs=2))
     assert evaluate(linear, [[1.0, 2.0]], weight=[[3.0, 4.0], [5.0, 6.0]], bias=[0.5, -1.0]) == [[11.5, 16]]
+    cross = layer("a", cross=pb.Cross(width=2))  # x . w = 39: 1 x 39 + 0.5 + 3, 2 x 39 - 1 + 4
+    assert evaluate(cross, [[1.0, 2.0]], [[3.0, 4.0]], weight=[5.0, 6.0], bias=[0.5, -1.0]) == [[42.5, 81]]
+    matrix = layer("a", cross_matrix=pb.CrossMatrix(width=2))  # W x + b = (11.5, 24), times x0, and x
+    found = evaluate(matrix, [[1.0, 2.0]], [[3.0, 4.0]], weight=[[1.0, 2.0], [3.0, 4.0]], bias=[0.5, -1.0])
+    assert found == [[14.5, 52]]
+    low = layer("a", cross_matrix=pb.CrossMatrix(width=2, rank=1))  # W = (3, 4; 6, 8): W x = (25, 50)
+    assert evaluate(low, [[1.0, 2.0]], [[3.0, 4.0]], u=[[1.0], [2.0]], v=[[3.0], [4.0]], bias=[0.0, 1.0]) == [[28, 106]]
     norm = layer("a", batchnorm=pb.BatchNorm(width=1, epsilon=1.0))
     assert evaluate(norm, [[7.0]], weight=[10.0], bias=[1.0], mean=[1.0], variance=[3.0]) == [[31]]  # 6 / 2 * 10 + 1
+
+
+def test_cross_layers_treat_each_row_alone() -> None:
+    cross = layer("a", cross=pb.Cross(width=2))
+    found = evaluate(cross, [[1.0, 2.0], [2.0, 0.0]], [[3.0, 4.0], [1.0, 1.0]], weight=[5.0, 6.0], bias=[0.5, -1.0])
+    assert found == [[42.5, 81], [2 * 11 + 0.5 + 1, 0 - 1 + 1]]
+
+
+def test_two_cross_layers_of_width_one_are_a_polynomial() -> None:
+    """x1 = x0^2 w + b + x0, x2 = x0 x1 w' + b' + x1, with x0 = 3, w = 2, b = 1, w' = -1, b' = 4."""
+    net = pb.Net(
+        layers=[
+            layer("one", "dense", "dense", cross=pb.Cross(width=1)),
+            layer("two", "dense", "one", cross=pb.Cross(width=1)),
+        ]
+    )
+    assert nets.widths(net, {"dense": 1}) == {"dense": 1, "one": 1, "two": 1}
+    first = evaluate(net.layers[0], [[3.0]], [[3.0]], weight=[2.0], bias=[1.0])
+    assert first == [[18 + 1 + 3]]
+    assert evaluate(net.layers[1], [[3.0]], first, weight=[-1.0], bias=[4.0]) == [[-66 + 4 + 22]]
+
+
+def test_a_low_rank_is_a_whole_matrix_of_it() -> None:
+    rng = np.random.default_rng(0)
+    u, v, bias = rng.normal(size=(5, 2)), rng.normal(size=(5, 2)), rng.normal(size=5)
+    sources = [rng.normal(size=(7, 5)), rng.normal(size=(7, 5))]
+    low = oracle.LAYERS["cross_matrix"](
+        layer("a", cross_matrix=pb.CrossMatrix(width=5, rank=2)), {"a.u": u, "a.v": v, "a.bias": bias}, sources
+    )
+    whole = oracle.LAYERS["cross_matrix"](
+        layer("a", cross_matrix=pb.CrossMatrix(width=5)), {"a.weight": u @ v.T, "a.bias": bias}, sources
+    )
+    np.testing.assert_allclose(low, whole, rtol=1e-12)
+    np.testing.assert_allclose(whole, sources[0] * (sources[1] @ (u @ v.T).T + bias) + sources[1], rtol=1e-12)
 
 
 def test_the_factorization_machine_is_rendles_formula() -> None:

@@ -1,285 +1,327 @@
-"""Laws of plans: every id has its own tuple of rows, every row its use, and integers stay exact at any size."""
+"""Laws of plans: fields are built with a proof, and one that is wrong or hides something is refused by name."""
 
-import itertools
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import oracle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from quorem.protos import manifest_pb2 as pb
-from quorem.protos import plan
-from quorem.protos.errors import NotComplementary, PlanError
+from quorem.protos import partitions, plan
+from quorem.protos.collisions import Int32s
+from quorem.protos.errors import (
+    EmptyField,
+    NotComplementary,
+    Overflow,
+    PlanError,
+    TooManyRows,
+    WrongClasses,
+    WrongDims,
+    WrongShape,
+)
 
 Pairs = Sequence[tuple[int, int]]
 
-SMALL = [(n, m) for n in range(1, 41) for m in range(1, n + 1)]  # n = 1, m = 1, m = n, m that divides n and not
-BIG = [2**24 - 1, 2**24, 2**24 + 1, 2**31 - 1, 2**31, 2**33, 2**33 + 1, 2**53 + 1, 2**62 - 1, 2**62, 2**63 - 2]
-
-
-def tuples(n: int, tables: Pairs) -> list[tuple[int, ...]]:
-    """Every id's rows, by Python's integers."""
-    return [tuple(x // divide % rows for divide, rows in tables) for x in range(n)]
+JOINED = [pb.MULT, pb.ADD, pb.CONCAT, pb.PATH, pb.FEATURE]
+SCHEMES: dict[str, tuple[pb.Scheme, Callable[[int, int], Pairs]]] = {
+    "full": (pb.FULL, lambda n, _: partitions.full(n)),
+    "hashed": (pb.HASHED, partitions.hashed),
+    "qr": (pb.QUOTIENT_REMAINDER, partitions.quotient_remainder),
+    "mixed_radix": (pb.MIXED_RADIX, lambda n, m: partitions.mixed_radix(n, 2 + m % 4)),
+    "chinese_remainder": (pb.CHINESE_REMAINDER, lambda n, m: partitions.chinese_remainder(n, 2 + m % 4)),
+}
 
 
 def field(n: int = 10, tables: Pairs = ((1, 4), (4, 3)), **changes: object) -> pb.Field:
-    """A quotient-remainder field that is right, but for the changes."""
-    built = plan.build_field("user", n, tables, scheme=pb.QUOTIENT_REMAINDER, combine=pb.MULT, dim=4)
+    """A field of mult that is right, but for the changes."""
+    built = plan.build_field("user", n, tables, scheme=pb.MIXED_RADIX, combine=pb.MULT, dim=4)
     for name, value in changes.items():
         setattr(built, name, value)
     return built
 
 
-# ---------------------------------------------------------------- schemes
+def classes_of(*numbers: int) -> Int32s:
+    return np.array(numbers, np.int32)
 
 
-@pytest.mark.parametrize("scheme", [lambda n, m: plan.full(n), plan.quotient_remainder], ids=["full", "qr"])
-def test_every_id_has_its_own_rows_and_every_row_an_id(scheme: Callable[[int, int], Pairs]) -> None:
-    for n, m in SMALL:
-        tables = scheme(n, m)
-        found = tuples(n, tables)
-        assert len(set(found)) == n
-        assert plan.complementary(n, tables)
-        for j, (_, rows) in enumerate(tables):
-            assert {each[j] for each in found} == set(range(rows))
+def semantic(*columns: Int32s | None, rows: Sequence[int], combine: pb.Combine = pb.MULT, **given: bool) -> pb.Field:
+    """A field of classes; None is a table of remainders."""
+    n = next(len(column) for column in columns if column is not None)
+    tables = [(1, each) for each in rows]
+    return plan.build_field("car", n, tables, scheme=pb.SEMANTIC, combine=combine, dim=6, classes=columns, **given)
 
 
+# ---------------------------------------------------------------- built
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
 @given(st.data())
-def test_quotient_remainder_of_medium_size(data: st.DataObject) -> None:
-    n = data.draw(st.integers(1, 20_000))
-    m = data.draw(st.integers(1, n))
-    tables = plan.quotient_remainder(n, m)
-    found = plan.rows_of(tables, np.arange(n))
-    assert len(np.unique(found, axis=0)) == n
-    assert [len(np.unique(column)) for column in found.T] == [rows for _, rows in tables]
-    assert sum(rows for _, rows in tables) == m + math.ceil(n / m)
-
-
-@given(st.integers(1, 50_000), st.integers(2, 6))
-def test_mixed_radix_and_chinese_remainder_give_every_id_its_own_rows(n: int, k: int) -> None:
-    for scheme in (plan.mixed_radix, plan.chinese_remainder):
-        tables = scheme(n, k)
-        assert len(tables) == k
-        assert plan.complementary(n, tables)
-        found = plan.rows_of(tables, np.arange(n))
-        assert len(np.unique(found, axis=0)) == n
-        if n >= 1000:  # every row has an id, but for moduli beyond so few ids
-            assert [len(np.unique(column)) for column in found.T] == [rows for _, rows in tables]
-
-
-@pytest.mark.parametrize("n", BIG)
-@pytest.mark.parametrize("k", [2, 3, 4, 7])
-def test_balanced_schemes_are_complementary_and_near_the_root_at_any_size(n: int, k: int) -> None:
-    for scheme in (plan.mixed_radix, plan.chinese_remainder):
-        tables = scheme(n, k)
-        assert plan.complementary(n, tables)
-        assert math.prod(rows for _, rows in tables) >= n
-        assert max(rows for _, rows in tables) <= n ** (1 / k) + 12 * k
-    ids = [0, 1, n - 1, n // 2, n // 3]
-    assert len({tuple(oracle_rows(tables, x)) for x in ids for tables in [plan.mixed_radix(n, k)]}) == len(ids)
-
-
-def oracle_rows(tables: Pairs, x: int) -> list[int]:
-    return [x // divide % rows for divide, rows in tables]
-
-
-def test_criteos_cardinalities_in_three_radices_take_under_four_thousand_rows() -> None:
-    from quorem.train.sources.synthetic import CRITEO as CARDINALITIES
-
-    assert sum(CARDINALITIES) == 33_762_577
-    assert sum(rows for n in CARDINALITIES for _, rows in plan.mixed_radix(n, 3)) < 4000
-
-
-def test_one_table_or_too_many_are_no_such_scheme() -> None:
-    for scheme in (plan.mixed_radix, plan.chinese_remainder):
-        for k in (0, 1, 64):
-            with pytest.raises(PlanError, match="2 to 63 tables"):
-                scheme(100, k)
-
-
-def test_the_hashing_trick_lets_ids_collide_and_says_so() -> None:
-    for n, m in SMALL:
-        tables = plan.hashed(n, m)
-        assert len(set(tuples(n, tables))) == m
-        assert plan.complementary(n, tables) == (m == n)
-    assert plan.hashed(5, 9) == [(1, 5)]
-
-
-# ---------------------------------------------------------------- complementary, decided
-
-radices = st.lists(st.integers(1, 6), min_size=1, max_size=4)
-
-
-def mixed_radix(rows: list[int]) -> list[tuple[int, int]]:
-    return [(math.prod(rows[:j]), each) for j, each in enumerate(rows)]
-
-
-def residues(rows: list[int]) -> list[tuple[int, int]]:
-    return [(1, each) for each in rows]
-
-
-@given(rows=radices, family=st.sampled_from([mixed_radix, residues]), data=st.data())
-def test_complementary_is_what_counting_says(
-    rows: list[int], family: Callable[[list[int]], list[tuple[int, int]]], data: st.DataObject
-) -> None:
-    """Both families, in any order of tables, with radices of 1, moduli coprime or not, around the very last n."""
-    tables = data.draw(st.permutations(family(rows)))
-    reach = data.draw(st.sampled_from([math.prod(rows), math.lcm(*rows)]))
-    n = max(1, data.draw(st.integers(reach - 2, reach + 2) | st.integers(1, 40)))
-    assert plan.complementary(n, tables) == (len(set(tuples(n, tables))) == n)
-
-
-@given(tables=st.lists(st.tuples(st.integers(1, 8), st.integers(1, 8)), min_size=1, max_size=4), n=st.integers(1, 80))
-def test_other_pairs_are_decided_rightly_or_refused(tables: list[tuple[int, int]], n: int) -> None:
-    try:
-        decided = plan.complementary(n, tables)
-    except PlanError:
-        return
-    assert decided == (len(set(tuples(n, tables))) == n)
-
-
-def test_known_cases_at_sizes_that_nobody_counts() -> None:
-    assert plan.complementary(2**62, [(1, 2**31), (2**31, 2**31)])
-    assert not plan.complementary(2**62 + 1, [(1, 2**31), (2**31, 2**31)])
-    assert plan.complementary(2**62, [(1, 2**31), (1, 2**31 + 1)])  # coprime
-    assert not plan.complementary(2**61 + 1, [(1, 2**31), (1, 2**31 - 2)])  # they share a 2
-    assert plan.complementary(2**63 - 1, plan.quotient_remainder(2**63 - 1, 3_037_000_500))
-
-
-# ---------------------------------------------------------------- integers, exact
-
-
-@pytest.mark.parametrize(
-    "tables",
-    [
-        plan.full(2**63 - 1),
-        plan.hashed(2**63 - 1, 1_000_003),
-        plan.quotient_remainder(2**63 - 1, 3_037_000_500),
-        plan.quotient_remainder(2**63 - 1, 4),
-        plan.quotient_remainder(2**63 - 1, 2**61),
-        mixed_radix([2**21, 2**21, 2**21]),
-        residues([2**31, 2**31 + 1, 2**31 - 1]),
-    ],
-    ids=["full", "hashed", "qr", "qr by 4", "qr by 2^61", "mixed radix", "residues"],
-)
-def test_rows_are_exact_at_any_size(tables: Pairs) -> None:
-    ids = [*BIG, *(x + d for x in BIG[:-1] for d in (-1, 1))]
-    found = plan.rows_of(tables, np.array(ids, np.int64))
-    message = pb.Field(tables=[pb.Table(divide=divide, rows=rows) for divide, rows in tables])
-    assert found.dtype == np.int64
-    assert found.tolist() == [oracle.rows(message, x) for x in ids]
-
-
-def test_the_row_that_float32_division_gets_wrong() -> None:
-    assert plan.rows_of([(4, 2**30)], np.array([2**25 + 3])).tolist() == [[8_388_608]]
-    assert int(np.float32(2**25 + 3) / np.float32(4)) == 8_388_609
-
-
-# ---------------------------------------------------------------- fields
-
-
-@given(st.data())
-def test_a_built_field_passes_its_own_check(data: st.DataObject) -> None:
-    n = data.draw(st.integers(1, 1000))
-    m = data.draw(st.integers(1, n))
-    scheme, tables = data.draw(
-        st.sampled_from(
-            [
-                (pb.FULL, plan.full(n)),
-                (pb.HASHED, plan.hashed(n, m)),
-                (pb.QUOTIENT_REMAINDER, plan.quotient_remainder(n, m)),
-            ]
-        )
-    )
-    combine = data.draw(st.sampled_from([pb.MULT, pb.ADD, pb.CONCAT]))
-    dim = data.draw(st.integers(2, 9))
-    built = plan.build_field("user", n, tables, scheme=scheme, combine=combine, dim=dim)
+def test_a_built_field_passes_its_own_check(scheme: str, data: st.DataObject) -> None:
+    name, build = SCHEMES[scheme]
+    n = data.draw(st.integers(20, 1000) | st.integers(20, 2**62))
+    tables = build(n, data.draw(st.integers(1, n)))
+    combine, dim = data.draw(st.sampled_from(JOINED)), data.draw(st.integers(5, 9))
+    hidden = data.draw(st.integers(0, 3))
+    built = plan.build_field("user", n, tables, scheme=name, combine=combine, dim=dim, hidden=hidden)
     plan.check_field(built, "here")
+    k, widths = len(tables), [table.dim for table in built.tables]
     assert plan.pairs(built) == list(tables)
-    assert built.combine == (combine if len(tables) > 1 else pb.ALONE)
-    widths = [table.dim for table in built.tables]
+    assert built.combine == (combine if k > 1 else pb.ALONE)
+    assert built.dim == (k * dim if built.combine == pb.FEATURE else dim)
+    assert built.hidden == (hidden if built.combine == pb.PATH else 0)
+    assert built.complementary == (scheme != "hashed" or tables[0][1] == n)
+    assert built.collisions == (n - tables[0][1] if scheme == "hashed" else 0)
     if built.combine == pb.CONCAT:
         assert sum(widths) == dim
         assert max(widths) - min(widths) <= 1
         assert widths == sorted(widths, reverse=True)
     else:
-        assert set(widths) == {dim}
+        later = plan.path_width(dim, hidden) if built.combine == pb.PATH else dim
+        assert widths == [dim, *[later] * (k - 1)]
+    assert plan.vector_dims(built) == ([dim] * k if built.combine == pb.FEATURE else [dim])
+
+
+@given(st.integers(2, 60), st.lists(st.integers(1, 6), min_size=1, max_size=3), st.booleans(), st.data())
+def test_semantic_fields_are_proved_by_counting(n: int, rows: list[int], remainder: bool, data: st.DataObject) -> None:
+    """With and without a table of remainders, with leave to collide and without."""
+    rows = [min(n, each) for each in rows]
+    columns: list[Int32s | None] = [
+        classes_of(*data.draw(st.lists(st.integers(0, each - 1), min_size=n, max_size=n))) for each in rows
+    ]
+    if remainder:
+        columns.append(None)
+        rows.append(data.draw(st.integers(1, n)))
+    met = {
+        tuple(x % each if column is None else int(column[x]) for column, each in zip(columns, rows, strict=True))
+        for x in range(n)
+    }
+    for leave in (False, True):
+        if len(met) < n and not leave:
+            with pytest.raises(NotComplementary, match=f"{n - len(met)} of {n} ids"):
+                semantic(*columns, rows=rows)
+            continue
+        built = semantic(*columns, rows=rows, allow_collisions=leave)
+        assert (built.collisions, built.complementary) == (n - len(met), len(met) == n)
+        assert [table.classes for table in built.tables] == [column is not None for column in columns]
+        plan.check_field(built, "here")
+        plan.check_classes(built, {j: each for j, each in enumerate(columns) if each is not None}, "here")
+
+
+def test_a_million_semantic_ids_are_proved() -> None:
+    ids = np.arange(10**6)
+    brand = ((ids * 7919) % 10**6 // 1000).astype(np.int32)
+    place = ((ids * 7919) % 1000).astype(np.int32)
+    assert semantic(brand, place, rows=[1000, 1000]).complementary
+    completed = semantic((ids // 1000).astype(np.int32), None, rows=[1000, 1000])
+    assert completed.complementary
+    place[123_456] = (place[123_456] + 1) % 1000
+    with pytest.raises(NotComplementary, match=r"1 of 1000000 ids"):
+        semantic(brand, place, rows=[1000, 1000])
+
+
+def test_path_functions_weighed_by_hand() -> None:
+    """Linear on 3: 3 x 3 + 3. By a hidden layer of 2: 2 x 3 + 2 + 3 x 2 + 3."""
+    assert plan.path_width(3, 0) == 12
+    assert plan.path_width(3, 2) == 17
+    built = plan.build_field(
+        "user", 8, [(1, 2), (2, 2), (4, 2)], scheme=pb.MIXED_RADIX, combine=pb.PATH, dim=3, hidden=2
+    )
+    assert [table.dim for table in built.tables] == [3, 17, 17]
 
 
 def test_bytes_and_parameters_of_a_field_counted_by_hand() -> None:
-    """100 ids on 25 + 4 rows of 8 float32."""
-    built = field(100, plan.quotient_remainder(100, 25), dim=4)
+    """100 ids on 25 + 4 rows of 4 float32."""
+    built = field(100, partitions.quotient_remainder(100, 25))
     assert plan.table_bytes(built) == (25 + 4) * 4 * 4
     assert plan.full_bytes(built) == 100 * 4 * 4
     assert plan.parameters([built, built]) == 2 * 29 * 4
     split = plan.build_field("user", 100, [(1, 25), (25, 4)], scheme=pb.QUOTIENT_REMAINDER, combine=pb.CONCAT, dim=5)
     assert [table.dim for table in split.tables] == [3, 2]
     assert plan.table_bytes(split) == (25 * 3 + 4 * 2) * 4
+    several = plan.build_field("user", 100, [(1, 25), (25, 4)], scheme=pb.QUOTIENT_REMAINDER, combine=pb.FEATURE, dim=5)
+    assert plan.table_bytes(several) == (25 + 4) * 5 * 4
+    assert plan.full_bytes(several) == 100 * 5 * 4
+    cars = semantic(classes_of(0, 1, 2, 0), None, rows=[3, 4])
+    assert plan.table_bytes(cars) == (3 + 4) * 6 * 4 + 4 * 4  # an int32 for each id
+
+
+# ---------------------------------------------------------------- refused
+
+
+def build(n: int = 10, tables: Pairs = ((1, 4), (4, 3)), combine: pb.Combine = pb.MULT, dim: int = 4) -> pb.Field:
+    return plan.build_field("user", n, tables, scheme=pb.MIXED_RADIX, combine=combine, dim=dim)
 
 
 @pytest.mark.parametrize(
-    ("changes", "rule"),
+    ("made", "error", "rule"),
     [
-        ({"cardinality": 0}, "ids"),
-        ({"cardinality": 2**63}, "ids"),
-        ({"dim": 0}, "dimension"),
-        ({"dim": 5}, "mult and add"),
-        ({"combine": pb.CONCAT}, "add up"),
-        ({"combine": pb.ALONE}, "one table stands ALONE"),
-        ({"combine": pb.COMBINE_UNSPECIFIED}, "joined"),
-        ({"combine": 99}, "joined"),
-        ({"scheme": pb.SCHEME_UNSPECIFIED}, "scheme"),
-        ({"scheme": 99}, "scheme"),
+        (lambda: build(0), EmptyField, "at least one id"),
+        (lambda: build(-1), EmptyField, "at least one id"),
+        (lambda: build(2**63), Overflow, "2^63 - 1 ids"),
+        (lambda: build(2**70), Overflow, "2^63 - 1 ids"),
+        (lambda: build(tables=[(1, 1)] * 64), PlanError, "1 to 63 tables"),
+        (lambda: build(tables=[(1, 4), (4, 0)]), PlanError, "at least one row"),
+        (lambda: build(tables=[(1, 4), (0, 3)]), PlanError, "at least one row"),
+        (lambda: build(tables=[(1, 11), (11, 1)]), TooManyRows, "no table has more rows"),
+        (lambda: build(2, partitions.chinese_remainder(2, 2)), TooManyRows, "no table has more rows"),
+        (lambda: build(tables=[(1, 10), (2**63, 1)]), Overflow, "divided by at most"),
+        (lambda: build(2**62, [(1, 4), (3, 3)]), PlanError, "mixed radix"),
+        (lambda: build(tables=[(1, 4), (4, 2)]), NotComplementary, "own tuple"),
+        (lambda: build(tables=[(1, 4), (1, 2)]), NotComplementary, "own tuple"),
+        (lambda: build(dim=0), WrongDims, "at least 1"),
+        (lambda: build(dim=1, combine=pb.CONCAT), WrongDims, "a dimension each"),
+        (lambda: build(dim=0, combine=pb.PATH), WrongDims, "at least 1"),
+        (lambda: build(combine=pb.ALONE), PlanError, "one table stands ALONE"),
     ],
-    ids=str,
 )
-def test_a_field_that_cannot_be_is_refused(changes: dict[str, int], rule: str) -> None:
-    with pytest.raises(PlanError, match=rule) as caught:
-        plan.check_field(field(**changes), "plan.json, feature 'user'")
-    assert caught.value.where == "plan.json, feature 'user'"
+def test_a_field_that_cannot_be_built_is_refused_by_name(
+    made: Callable[[], object], error: type[PlanError], rule: str
+) -> None:
+    with pytest.raises(PlanError) as caught:
+        made()
+    assert type(caught.value) is error
+    assert rule in caught.value.rule
+    assert caught.value.where == "field 'user'"
+    assert caught.value.found
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize("combine", JOINED)
+def test_a_field_without_tables_is_refused(combine: pb.Combine) -> None:
+    with pytest.raises(PlanError, match="1 to 63 tables"):
+        build(tables=[], combine=combine)
+
+
+def test_a_dim_that_concat_cannot_share_out_names_one_that_it_can() -> None:
+    with pytest.raises(WrongDims, match="dim 2 for 3 tables") as caught:
+        build(8, [(1, 2), (2, 2), (4, 2)], combine=pb.CONCAT, dim=2)
+    assert caught.value.remedy == "Set `dim` to 3 or more, or join by mult or add"
+    assert build(8, [(1, 2), (2, 2), (4, 2)], combine=pb.CONCAT, dim=3).complementary
+
+
 @pytest.mark.parametrize(
-    ("tables", "rule"),
+    ("changes", "error", "rule"),
     [
-        ([], "1 to 63 tables"),
-        ([(1, 1)] * 64, "1 to 63 tables"),
-        ([(1, 4), (4, 0)], "at least one row"),
-        ([(1, 4), (0, 3)], "at least one row"),
-        ([(1, 11), (11, 1)], "no table has more rows"),
-        ([(1, 10), (2**63, 1)], "divided by at most"),
-        ([(1, 4), (3, 3)], "mixed radix"),
+        ({"cardinality": 0}, EmptyField, "one id"),
+        ({"cardinality": 2**63}, Overflow, "ids"),
+        ({"dim": 0}, WrongDims, "dimension"),
+        ({"dim": 5}, WrongDims, "mult and add"),
+        ({"dim": 5, "combine": pb.ADD}, WrongDims, "mult and add"),
+        ({"combine": pb.CONCAT}, WrongDims, "add up"),
+        ({"combine": pb.FEATURE}, WrongDims, "add up"),
+        ({"combine": pb.PATH}, WrongDims, "weights of functions"),
+        ({"combine": pb.PATH, "hidden": 2}, WrongDims, "weights of functions"),
+        ({"hidden": 2}, WrongDims, "belong to path"),
+        ({"combine": pb.ALONE}, PlanError, "one table stands ALONE"),
+        ({"combine": pb.COMBINE_UNSPECIFIED}, PlanError, "joined"),
+        ({"combine": 99}, PlanError, "joined"),
+        ({"scheme": pb.SCHEME_UNSPECIFIED}, PlanError, "scheme"),
+        ({"scheme": 99}, PlanError, "scheme"),
+        ({"scheme": pb.FULL}, PlanError, "one table"),
+        ({"scheme": pb.HASHED}, PlanError, "one table"),
+        ({"complementary": False}, NotComplementary, "own tuple"),
+        ({"collisions": 1}, NotComplementary, "own tuple"),
+        ({"complementary": False, "collisions": 1}, NotComplementary, "own tuple"),
     ],
     ids=str,
 )
-def test_tables_that_cannot_be_are_refused(tables: Pairs, rule: str) -> None:
+def test_a_field_that_was_edited_is_refused(changes: dict[str, int], error: type[PlanError], rule: str) -> None:
     with pytest.raises(PlanError, match=rule) as caught:
-        field(10, tables)
-    assert "'user'" in caught.value.where
+        plan.check_field(field(**changes), "plan.json, feature 'user'")
+    assert type(caught.value) is error
+    assert caught.value.where == "plan.json, feature 'user'"
+    assert caught.value.found
+    assert caught.value.remedy
+
+
+def test_features_of_one_field_have_one_dim() -> None:
+    several = plan.build_field("user", 10, [(1, 4), (4, 3)], scheme=pb.MIXED_RADIX, combine=pb.FEATURE, dim=4)
+    several.tables[0].dim, several.tables[1].dim = 3, 5
+    with pytest.raises(WrongDims, match="one dim"):
+        plan.check_field(several, "here")
+
+
+def test_a_path_whose_first_table_is_of_another_dim_is_refused() -> None:
+    path = plan.build_field("user", 10, [(1, 4), (4, 3)], scheme=pb.MIXED_RADIX, combine=pb.PATH, dim=4)
+    path.tables[0].dim = 5
+    with pytest.raises(WrongDims, match="first table is of the field's dim"):
+        plan.check_field(path, "here")
 
 
 @pytest.mark.parametrize("tables", [[(1, 4), (4, 2)], [(1, 4), (1, 6)]], ids=["radix too short", "not coprime"])
-def test_a_plan_that_lets_ids_collide_is_refused_whatever_it_says(tables: Pairs) -> None:
+def test_collisions_need_a_leave_and_are_told(tables: Pairs) -> None:
     """13 ids on 4 x 2 and on lcm(4, 6) = 12 tuples."""
-    for says in (True, False):
-        collides = field(13, tables, complementary=says)
-        with pytest.raises(NotComplementary, match="own tuple" if says else "every scheme but"):
-            plan.check_field(collides, "here")
-    hashing = field(13, tables, scheme=pb.HASHED)
-    plan.check_field(hashing, "here")
-    assert not hashing.complementary
+    count = 5 if tables[1][0] == 4 else 1
+    with pytest.raises(NotComplementary, match=rf"{count} of 13 ids.*allow_collisions"):
+        build(13, tables)
+    allowed = plan.build_field("user", 13, tables, scheme=pb.MIXED_RADIX, combine=pb.MULT, dim=4, allow_collisions=True)
+    assert (allowed.collisions, allowed.complementary) == (count, False)
+    plan.check_field(allowed, "here")
+    allowed.collisions -= 1
+    with pytest.raises(NotComplementary, match=f"counted {count} of 13"):
+        plan.check_field(allowed, "here")
+    allowed.collisions += 1
+    allowed.complementary = True
+    with pytest.raises(NotComplementary, match="own tuple"):
+        plan.check_field(allowed, "here")
+    allowed.complementary = allowed.allow_collisions = False
+    with pytest.raises(NotComplementary, match="hashing trick"):
+        plan.check_field(allowed, "here")
 
 
-def test_a_plan_that_hides_a_proof_is_refused() -> None:
-    for scheme in (pb.QUOTIENT_REMAINDER, pb.HASHED):
-        with pytest.raises(NotComplementary, match="own tuple"):
-            plan.check_field(field(complementary=False, scheme=scheme), "here")
+def test_the_hashing_trick_needs_no_leave_but_tells() -> None:
+    hashed = plan.build_field("user", 13, [(1, 4)], scheme=pb.HASHED, combine=pb.MULT, dim=4)
+    assert (hashed.collisions, hashed.complementary, hashed.combine) == (9, False, pb.ALONE)
+    plan.check_field(hashed, "here")
+    hashed.complementary = True
+    with pytest.raises(NotComplementary, match="own tuple"):
+        plan.check_field(hashed, "here")
 
 
-def test_tables_in_any_order_prove_the_same() -> None:
-    for tables in itertools.permutations([(1, 3), (3, 2), (6, 2)]):
-        assert plan.complementary(12, tables)
-        assert not plan.complementary(13, tables)
+# ---------------------------------------------------------------- classes
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error", "rule"),
+    [
+        ({}, WrongShape, "every id"),
+        ({0: classes_of(0, 1, 2)}, WrongShape, "every id"),
+        ({0: np.zeros((4, 1), np.int32)}, WrongShape, "every id"),
+        ({0: classes_of(0, 1, 2, 3)}, WrongClasses, "number of a row"),
+        ({0: classes_of(0, 1, 2, -1)}, WrongClasses, "number of a row"),
+        ({0: classes_of(1, 1, 1, 0)}, NotComplementary, "own tuple"),
+    ],
+    ids=["none", "too few", "two axes", "beyond the rows", "below 0", "collides"],
+)
+def test_classes_that_were_edited_are_refused(arrays: dict[int, Int32s], error: type[Exception], rule: str) -> None:
+    """Ids 0 to 3 of classes 0, 1, 2, 0 beside their remainders by 2: 0, 1, 0, 1."""
+    built = semantic(classes_of(0, 1, 2, 0), None, rows=[3, 2])
+    plan.check_classes(built, {0: classes_of(0, 1, 2, 0)}, "here")
+    with pytest.raises(error, match=rule) as caught:
+        plan.check_classes(built, arrays, "here")
+    assert type(caught.value) is error
+    assert str(caught.value).startswith("here")
+
+
+def test_classes_beyond_the_rows_are_not_built() -> None:
+    with pytest.raises(WrongClasses, match="from 0 to 3 for 3 rows"):
+        semantic(classes_of(0, 1, 2, 3), rows=[3])
+
+
+def test_classes_belong_to_a_semantic_field_and_are_not_divided() -> None:
+    built = semantic(classes_of(0, 1, 2, 0), None, rows=[3, 2])
+    for changes in ({"scheme": pb.MIXED_RADIX}, {"divide": 2}):
+        edited = pb.Field()
+        edited.CopyFrom(built)
+        for name, value in changes.items():
+            setattr(edited if name == "scheme" else edited.tables[0], name, value)
+        with pytest.raises(PlanError, match="semantic field"):
+            plan.check_field(edited, "here")
+
+
+def test_what_a_semantic_field_owns_up_to_needs_a_leave_before_its_classes_are_read() -> None:
+    built = semantic(classes_of(0, 0, 1), None, rows=[2, 1], allow_collisions=True)
+    assert built.collisions == 1
+    built.allow_collisions = False
+    with pytest.raises(NotComplementary, match="allow_collisions"):
+        plan.check_field(built, "here")

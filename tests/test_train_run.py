@@ -1,8 +1,6 @@
 """A training run from a recipe to its directory: refusals, resuming, equal bytes from equal rows."""
 
-import contextlib
 import gzip
-import io
 import json
 import os
 import shutil
@@ -10,59 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from commands import RECIPE, quorem
 from oracle import logits as oracle_logits
-from quorem.command import main
 from quorem.protos import manifest as manifests
 from safetensors.numpy import load_file
-
-RECIPE = """
-[data]
-source = "synthetic"
-[data.synthetic]
-rows = { train = 4000, valid = 1000, test = 1000 }
-scale = 0.0005
-dense = 3
-bag = 3
-[features]
-"I1..I3" = { kind = "dense", transform = "standard" }
-"C1..C6" = { kind = "categorical", encoding = "vocabulary", values = "integer", side = "context" }
-C7 = { kind = "categorical", encoding = "hash", values = "integer", buckets = 500 }
-B1 = { kind = "bag", encoding = "vocabulary", values = "integer", max_length = 2 }
-[embedding]
-scheme = "qr"
-dim = 4
-[model]
-name = "deepfm"
-mlp = [16]
-dropout = 0.1
-[train]
-batch = 256
-epochs = 3
-l2 = 1e-4
-"""
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command said."""
-
-    stdout: str
-    stderr: str
-
-
-def quorem(*arguments: str | Path, check: int = 0) -> Done:
-    """Run the command in this process; its exit code must be `check`."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([str(argument) for argument in arguments])
-    assert code == check, err.getvalue()
-    return Done(out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +55,32 @@ def test_a_run_holds_what_it_promises(run: Path) -> None:
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize(
+    ("model", "embedding"),
+    [
+        ('{name="deepfm",mlp=[8]}', ["combine=path", "hidden=3"]),
+        ('{name="deepfm",mlp=[8]}', ["combine=path", "first_order=full", "fields.C1.combine=mult"]),
+        ('{name="dlrm",bottom=[8],top=[8]}', ["combine=feature"]),
+        ('{name="dnn",mlp=[8]}', ["combine=concat", "scheme=chinese_remainder", "tables=3", "fields.C1.dim=6"]),
+        ('{name="dcn",cross=2,mlp=[8]}', ["combine=add", "scheme=mixed_radix", "tables=3", "init=matched"]),
+        ('{name="dcnv2",cross=2,mlp=[8]}', ["combine=mult", "init=reference", "fields.C2.combine=feature"]),
+        ('{name="dcnv2",cross=2,rank=2,structure="stacked",mlp=[8]}', ["combine=mult", "bytes=1100"]),
+    ],
+)
+def test_every_model_and_combine_learns_what_is_written_down(
+    recipe: Path, tmp_path: Path, model: str, embedding: list[str]
+) -> None:
+    settings = [part for each in embedding for part in ("--set", f"embedding.{each}")]
+    settings += ["--set", f"model={model}", "--set", "train.epochs=2"]
+    quorem("train", recipe, "--out", tmp_path / "run", "--quiet", "--device", "cpu", *settings)
+    manifest = manifests.read(tmp_path / "run")
+    weights, reference = (load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("weights", "reference"))
+    expected = oracle_logits(manifest, weights, reference["ids"], reference["dense"])
+    assert (np.abs(reference["logit"] - expected) <= 1e-5 * np.maximum(1, np.abs(expected))).all()
+    first, last = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert last["train_loss"] < first["train_loss"]
+
+
 def test_the_same_seed_gives_the_same_bytes(recipe: Path, run: Path, tmp_path: Path) -> None:
     quorem("train", recipe, "--out", tmp_path / "again", "--quiet", "--device", "cpu")
     for name in ("manifest.json", "weights.safetensors", "reference.safetensors"):
@@ -130,9 +110,8 @@ def test_interrupted_and_resumed_equals_undisturbed(recipe: Path, run: Path, tmp
 
 
 def test_json_report(recipe: Path, tmp_path: Path) -> None:
-    done = quorem(
-        "train", recipe, "--out", tmp_path / "run", "--json", "--quiet", "--set", "train.epochs=1", "--seed", "5"
-    )
+    settings = ("--set", "train.epochs=1", "--set", "train.lr=0.02")  # sixteen steps, large enough to learn something
+    done = quorem("train", recipe, "--out", tmp_path / "run", "--json", "--quiet", *settings, "--seed", "5")
     report = json.loads(done.stdout)
     assert report["bytes"] < report["full_bytes"]
     assert 0.5 < report["test"]["auc"] < report["optimal_auc"]

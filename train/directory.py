@@ -65,8 +65,8 @@ def open_run(out: Path, resolved: str, *, resume: bool) -> None:
 
 
 def write_run(out: Path, manifest: pb.Manifest, model: Model, prepared: Prepared) -> None:
-    """Write weights and reference rows, then the manifest: a directory with one is whole. The plot comes last."""
-    tensors: dict[str, np.ndarray] = {**model.weights()}
+    """Write weights, classes and reference rows, then the manifest: a directory with one is whole. The plot is last."""
+    tensors: dict[str, np.ndarray] = {**model.weights(), **model.classes}
     for name, vocabulary in prepared.vocabularies.items():
         tensors[f"vocabulary.{name}.values"] = vocabulary.values
         tensors[f"vocabulary.{name}.ids"] = vocabulary.ids

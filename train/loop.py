@@ -64,6 +64,8 @@ class Place:
 def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Place, watcher: Watcher) -> Progress:
     """Train until the validation AUC has not risen for `patience` epochs; leave the best epoch's weights in the model.
 
+    With precision bf16 the layers run in bfloat16 where torch has it safe; weights, loss and evaluation are fp32.
+
     Raises:
         Interrupted: SIGINT or SIGTERM; a checkpoint holds everything up to the last whole batch.
         QuoremError: a loss that is no number any more.
@@ -79,6 +81,7 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
         watcher.resumed(progress)
     # A last batch of one row joins the one before it: batch normalisation needs a variance.
     batches = max(1, -(-(len(train) - 1) // config.batch))
+    mixed = torch.autocast(train.ids.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     glance = min(LONGEST_BLIND, -(-batches // LOOKS))
     with _stop_signals() as stopping:
         while progress.epoch < config.epochs and progress.stale < config.patience:
@@ -89,7 +92,8 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
             for number in range(progress.batch, batches):
                 end = len(train) if number == batches - 1 else (number + 1) * config.batch
                 chosen = order[number * config.batch : end]
-                logits, norm = model(train.ids[chosen], train.numbers[chosen])
+                with mixed:
+                    logits, norm = model(train.ids[chosen], train.numbers[chosen])
                 weight = None if train.weights is None else train.weights[chosen]
                 loss = binary_cross_entropy_with_logits(logits, train.labels[chosen], weight)
                 optimizer.zero_grad()

@@ -7,15 +7,18 @@ from torch import nn
 from torch.optim import Adagrad, Adam, Optimizer
 
 from .recipe import TrainConfig
+from .rowwise import RowwiseAdagrad
 
 
 def make_optimizer(config: TrainConfig, tables: Iterable[nn.Parameter], others: Iterable[nn.Parameter]) -> Optimizer:
-    """Adam, AMSGrad or Adagrad over tables and dense weights.
+    """Adam, AMSGrad, Adagrad or row-wise Adagrad over tables and all other weights.
 
     Weight decay adds l2 x weight to the gradient: the gradient of half the squared norm of the whole tables.
     """
     decay = config.l2 if config.l2_rows == "all" else 0.0
     groups = [{"params": list(tables), "weight_decay": decay}, {"params": list(others)}]
+    if config.optimizer == "rowwise_adagrad":
+        return RowwiseAdagrad([{**groups[0], "rowwise": True}, groups[1]], lr=config.lr)
     if config.optimizer == "adagrad":
         return Adagrad(groups, lr=config.lr)
     return Adam(groups, lr=config.lr, amsgrad=config.optimizer == "amsgrad", fused=True)

@@ -1,8 +1,16 @@
-"""From a recipe's `[embedding]` section and the fields' cardinalities to a plan."""
+"""From a recipe's `[embedding]` section, the fields' cardinalities and their classes to a plan."""
+
+from collections.abc import Mapping
+from typing import TypeVar
 
 from ..protos import manifest_pb2 as pb
-from ..protos import packing, plan, schema
-from .recipe import EmbeddingConfig, FieldConfig
+from ..protos import packing, partitions, plan, schema
+from ..protos.collisions import Int32s
+from ..protos.errors import PlanError, WrongClasses
+from ..protos.manifest import class_name
+from .recipe import SIZE_KEYS, EmbeddingConfig, FieldConfig
+from .semantic import Semantics
+from .sizes import Sizes, Tables, choose_tables
 
 SCHEMES = {
     "full": pb.FULL,
@@ -10,64 +18,115 @@ SCHEMES = {
     "qr": pb.QUOTIENT_REMAINDER,
     "mixed_radix": pb.MIXED_RADIX,
     "chinese_remainder": pb.CHINESE_REMAINDER,
+    "semantic": pb.SEMANTIC,
 }
-COMBINES = {"mult": pb.MULT, "add": pb.ADD, "concat": pb.CONCAT}
+COMBINES = {"mult": pb.MULT, "add": pb.ADD, "concat": pb.CONCAT, "path": pb.PATH, "feature": pb.FEATURE}
+FIRST_ORDER_COMBINES = {pb.CONCAT: pb.ADD, pb.FEATURE: pb.ADD}  # of dim 1: there is no half a number, nor a vector
+Value = TypeVar("Value")
 
 
-def make_plan(config: EmbeddingConfig, features: pb.Schema, *, first_order: bool) -> pb.Plan:
+def make_plan(
+    config: EmbeddingConfig, features: pb.Schema, semantics: Mapping[str, Semantics], *, first_order: bool
+) -> pb.Plan:
     """Tables for every field with ids, in packing order; with `first_order`, of dim 1 as well, as the recipe has it.
 
     Raises:
-        PlanError: a dimension that the combine cannot share out, and the other rules of plan.check_field.
+        PlanError: sizes, dims or collisions that cannot be, and those below it in errors.py.
     """
     sizes = {feature.name: schema.cardinality(feature) for feature in features.features if schema.has_ids(feature)}
-    made = pb.Plan()
-    made.fields.extend(packing.pack([_field(config, name, n) for name, n in sizes.items()]))
+    fields = [_field(config, name, n, semantics.get(name)) for name, n in sizes.items()]
+    made = pb.Plan(fields=packing.pack(fields))
     if first_order and config.first_order != "none":
-        made.first_order.extend(packing.pack([_first_order(config, name, n) for name, n in sizes.items()]))
+        terms = [_first_order(field, semantics.get(field.feature), config.first_order) for field in fields]
+        made.first_order.extend(packing.pack(terms))
     return made
 
 
-def _field(config: EmbeddingConfig, name: str, n: int) -> pb.Field:
+def classes_of(made: pb.Plan, semantics: Mapping[str, Semantics], where: str) -> dict[str, Int32s]:
+    """The classes that a plan's semantic fields take from the recipe, by the tensor's name, proved again.
+
+    Raises:
+        WrongClasses: the recipe has no classes for a table of the plan.
+        NotComplementary: they do not tell ids apart as the plan says.
+    """
+    found = dict[str, Int32s]()
+    for field in [*made.fields, *made.first_order]:
+        wanted = [j for j, table in enumerate(field.tables) if table.classes]
+        if not wanted:
+            continue
+        place, known = f"{where}, field {field.feature!r}", semantics.get(field.feature)
+        given = dict(enumerate(known.classes)) if known else {}
+        arrays = {j: array for j in wanted if (array := given.get(j)) is not None}
+        if len(arrays) < len(wanted):
+            raise WrongClasses(
+                "a plan's semantic fields take their classes from the recipe",
+                found=f"{len(arrays)} partitions in the recipe, {len(wanted)} in the plan",
+                where=place,
+                remedy=f'Say scheme = "semantic" in [embedding.fields.{field.feature}], with the plan\'s partitions',
+            )
+        plan.check_classes(field, arrays, place)
+        found |= {class_name(field.feature, j): array for j, array in arrays.items()}
+    return found
+
+
+def _field(config: EmbeddingConfig, name: str, n: int, known: Semantics | None) -> pb.Field:
     own = config.fields.get(name, FieldConfig())
-    scheme = own.scheme or config.scheme
-    # A field's own scheme is meant for it, however few ids it has.
-    if n <= config.threshold and own.scheme is None:
-        tables = plan.full(n)
-    else:
-        tables = _tables(scheme, n, own.collisions or config.collisions, own.tables or config.tables, config.hash_rows)
-    return _build(name, n, tables, scheme, COMBINES[own.combine or config.combine], own.dim or config.dim)
+    scheme, combine = own.scheme or config.scheme, COMBINES[own.combine or config.combine]
+    dim, hidden = own.dim or config.dim, _or(own.hidden, config.hidden)
+    allow = _or(own.allow_collisions, config.allow_collisions)
+    try:
+        if known:
+            tables = known.tables
+        else:
+            tables = _tables(config, own, scheme, n, _sizes(config, own, combine, dim, hidden, allow))
+            scheme = "full" if tables == partitions.full(n) else scheme
+        return plan.build_field(
+            name,
+            n,
+            tables,
+            scheme=SCHEMES[scheme],
+            combine=combine,
+            dim=dim,
+            hidden=hidden,
+            classes=known.classes if known else (),
+            allow_collisions=allow,
+        )
+    except PlanError as error:
+        place = error.where or f"field {name!r}"
+        raise type(error)(error.rule, found=error.found, where=f"[embedding], {place}", remedy=error.remedy) from None
 
 
-def _first_order(config: EmbeddingConfig, name: str, n: int) -> pb.Field:
-    """The same tables in dim 1; there is no half a number to concatenate, so concat becomes add."""
-    if config.first_order == "full":
-        return _build(name, n, plan.full(n), "full", pb.ALONE, 1)
-    field = _field(config, name, n)
-    combine = pb.ADD if field.combine == pb.CONCAT else field.combine
-    return plan.build_field(name, n, plan.pairs(field), scheme=field.scheme, combine=combine, dim=1)
+def _tables(config: EmbeddingConfig, own: FieldConfig, scheme: str, n: int, sizes: Sizes) -> Tables:
+    """The scheme's tables; full up to the threshold, and where they would be no smaller."""
+    if own.scheme is None and (n <= config.threshold or n == 1 or ((sizes.rows or 0) >= n and not own.sized)):
+        return partitions.full(n)
+    tables = choose_tables(scheme, n, sizes)
+    smaller = sum(rows for _, rows in tables) < n and sizes.numbers(tables) < n * sizes.dim
+    return tables if sizes.exact or smaller else partitions.full(n)
 
 
-def _tables(scheme: str, n: int, collisions: int, k: int, hash_rows: str) -> list[tuple[int, int]]:
-    """The scheme's tables; full where they would have no fewer rows."""
-    m = -(-n // collisions)
-    if scheme == "hash":
-        return plan.hashed(n, m if hash_rows == "collisions" else _rows(plan.quotient_remainder(n, m)))
-    if scheme == "full" or n < k:
-        return plan.full(n)
-    if scheme == "qr":
-        tables = plan.quotient_remainder(n, m)
-    elif scheme == "mixed_radix":
-        tables = plan.mixed_radix(n, k)
-    else:
-        tables = plan.chinese_remainder(n, k)
-    return tables if _rows(tables) < n else plan.full(n)
+def _sizes(config: EmbeddingConfig, own: FieldConfig, combine: pb.Combine, dim: int, hidden: int, allow: bool) -> Sizes:
+    """The field's own sizes if it has any, else those of all fields."""
+    given = {key: getattr(own if own.sized else config, key, None) for key in SIZE_KEYS}
+    return Sizes(combine, dim, hidden, hash_rows=config.hash_rows, allow_collisions=allow, **given)
 
 
-def _rows(tables: list[tuple[int, int]]) -> int:
-    return sum(rows for _, rows in tables)
+def _first_order(field: pb.Field, known: Semantics | None, kind: str) -> pb.Field:
+    """The same tables in dim 1, sharing the classes; a path's functions are then linear: a weight and a bias each."""
+    if kind == "full":
+        n = field.cardinality
+        return plan.build_field(field.feature, n, partitions.full(n), scheme=pb.FULL, combine=pb.ALONE, dim=1)
+    return plan.build_field(
+        field.feature,
+        field.cardinality,
+        plan.pairs(field),
+        scheme=field.scheme,
+        combine=FIRST_ORDER_COMBINES.get(field.combine, field.combine),
+        dim=1,
+        classes=known.classes if known else (),
+        allow_collisions=field.allow_collisions,
+    )
 
 
-def _build(name: str, n: int, tables: list[tuple[int, int]], scheme: str, combine: pb.Combine, dim: int) -> pb.Field:
-    kind = pb.FULL if tables == plan.full(n) else SCHEMES[scheme]
-    return plan.build_field(name, n, tables, scheme=kind, combine=combine, dim=dim)
+def _or(given: Value | None, default: Value) -> Value:
+    return default if given is None else given

@@ -1,5 +1,6 @@
-"""Prepare: a recipe's rows become a schema, its vocabularies, and the tensors that training reads."""
+"""Prepare: a recipe's rows become a schema, its vocabularies and classes, and the tensors that training reads."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +14,20 @@ from .columns import column_types
 from .data import DataConfig, Facts, read
 from .features import Rows, Vocabularies, encode_table, fit_schema, groups_of, model_rows, numbers_of
 from .recipe import Recipe
+from .semantic import Semantics, read_semantics
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Everything that training needs of the data; the raw tables are let go.
 
-    heldout: the test rows, or the validation rows where there is no test split; heldout_raw: the same as a graph takes
-    them.
+    semantics: the classes of the fields whose scheme is semantic. heldout: the test rows, or the validation rows where
+    there is no test split; heldout_raw: the same as a graph takes them.
     """
 
     schema: pb.Schema
     vocabularies: Vocabularies
+    semantics: Mapping[str, Semantics]
     train: Rows
     valid: Rows
     heldout: Rows
@@ -38,6 +41,7 @@ def prepare(recipe: Recipe, base: Path) -> Prepared:
     Raises:
         DataError: rows that break a rule; validation rows of one class.
         InputError: a bag or an id that the schema refuses.
+        WrongClasses, NotComplementary: see semantic.py.
     """
     data, features = recipe.data, recipe.features
     splits = read(data, list(features), base, column_types(features))
@@ -46,6 +50,7 @@ def prepare(recipe: Recipe, base: Path) -> Prepared:
         raise DataError(
             "there are at least two rows to learn from", found=str(len(splits.train)), where="training split"
         )
+    semantics = read_semantics(recipe.embedding, features, base, schema, vocabularies, splits.train)
     train = _rows(data, schema, vocabularies, encoded, splits.train)
     heldout_table = splits.valid if splits.test is None else splits.test
     heldout_raw = encode_table(schema, features, heldout_table)
@@ -55,7 +60,7 @@ def prepare(recipe: Recipe, base: Path) -> Prepared:
         valid_raw = encode_table(schema, features, splits.valid)
         valid = _rows(data, schema, vocabularies, valid_raw, splits.valid)
     _check_classes(valid)
-    return Prepared(schema, vocabularies, train, valid, heldout, heldout_raw, splits.facts)
+    return Prepared(schema, vocabularies, semantics, train, valid, heldout, heldout_raw, splits.facts)
 
 
 def _rows(data: DataConfig, schema: pb.Schema, vocabularies: Vocabularies, encoded: Encoded, table: pa.Table) -> Rows:

@@ -64,38 +64,140 @@ class FeatureConfig(Section):
         return self.encoding == "id" or self.values == "integer"
 
 
-Scheme = Literal["full", "hash", "qr", "mixed_radix", "chinese_remainder"]
+Scheme = Literal["full", "hash", "qr", "mixed_radix", "chinese_remainder", "semantic"]
+Combine = Literal["mult", "add", "concat", "path", "feature"]
+Tables = Annotated[int, Field(ge=2, le=16)]
+Rows = Annotated[int, Field(ge=1, lt=2**63)]
+Bytes = Annotated[int, Field(ge=1, lt=2**63)]
+Dim = Annotated[int, Field(ge=1, le=4096)]
+Hidden = Annotated[int, Field(ge=0, le=4096)]
+Numbers = Annotated[tuple[int, ...], Strict(False), Field(min_length=2, max_length=63)]  # TOML's lists are taken
+Names = Annotated[tuple[str, ...], Strict(False), Field(min_length=1, max_length=16)]
+SIZES = {  # which keys say how large the tables of a scheme are
+    "full": ("bytes",),
+    "hash": ("rows", "bytes", "collisions"),
+    "qr": ("rows", "bytes", "collisions"),
+    "mixed_radix": ("radices", "rows", "bytes", "tables", "collisions"),
+    "chinese_remainder": ("moduli", "rows", "bytes", "tables", "collisions"),
+    "semantic": (),
+}
+SIZE_KEYS = ("radices", "moduli", "rows", "bytes", "tables", "collisions")
+EXCLUSIVE = ("radices", "moduli", "rows", "bytes")  # a section gives one of them at most
 
 
 class FieldConfig(Section):
-    """How one field's tables are built; what is not given falls back to `[embedding]`."""
+    """How one field's tables are built; what is not given falls back to `[embedding]`.
+
+    A field that says anything of how large its tables are takes nothing of that from `[embedding]`.
+
+    scheme: of this field, however few ids it has: `threshold` leaves it alone, and what it cannot have is an error.
+    radices: mixed_radix only: the rows of its tables, the lowest digit's first.
+    moduli: chinese_remainder only: the rows of its tables, pairwise coprime.
+    table, key, partitions: semantic only: a file (CSV or Parquet) with a row for each value of the feature in its
+        column `key` (the feature's name if not given), and the columns whose values are the classes (semantic.py).
+    complete: semantic only: where ids share all their classes, add the table of remainders that tells them apart.
+    The others: see EmbeddingConfig.
+    """
 
     scheme: Scheme | None = None
-    combine: Literal["mult", "add", "concat"] | None = None
-    collisions: int | None = Field(default=None, ge=1)
-    tables: int | None = Field(default=None, ge=2, le=16)
-    dim: int | None = Field(default=None, ge=1, le=4096)
+    combine: Combine | None = None
+    collisions: int | None = None
+    rows: Rows | None = None
+    bytes: Bytes | None = None
+    tables: Tables | None = None
+    radices: Numbers | None = None
+    moduli: Numbers | None = None
+    table: str | None = None
+    key: str | None = None
+    partitions: Names | None = None
+    complete: bool = False
+    dim: Dim | None = None
+    hidden: Hidden | None = None
+    allow_collisions: bool | None = None
+
+    @property
+    def sized(self) -> bool:
+        """Whether the field says anything of how large its tables are."""
+        return any(getattr(self, key) is not None for key in SIZE_KEYS)
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> "FieldConfig":
+        _one_size(self)
+        for scheme, keys in (
+            ("mixed_radix", ("radices",)),
+            ("chinese_remainder", ("moduli",)),
+            ("semantic", ("table", "key", "partitions", "complete")),
+        ):
+            if strange := [key for key in keys if getattr(self, key) and self.scheme != scheme]:
+                raise ValueError(f'{", ".join(strange)} goes with scheme = "{scheme}", said for the same field')
+        if self.scheme == "semantic" and not (self.table and self.partitions):
+            raise ValueError('scheme = "semantic" needs `table`, a file, and `partitions`, the names of its columns')
+        if self.partitions and len(set(self.partitions)) < len(self.partitions):
+            raise ValueError("`partitions` names a column once")
+        sizes = SIZES[self.scheme] if self.scheme else SIZE_KEYS
+        if strange := [key for key in SIZE_KEYS if getattr(self, key) is not None and key not in sizes]:
+            known = f"; it takes {', '.join(sizes)}" if sizes else ": its classes say how large its tables are"
+            raise ValueError(f'{", ".join(strange)} means nothing with scheme = "{self.scheme}"{known}')
+        if self.hidden and self.combine not in (None, "path"):
+            raise ValueError('`hidden` goes with combine = "path"')
+        return self
 
 
 class EmbeddingConfig(Section):
     """Tables of all fields.
 
-    collisions: c, the ids that share a row of a hashed or quotient-remainder field's first table.
-    tables: how many tables a mixed_radix or chinese_remainder field has; they have about n^(1/tables) rows each.
+    How large they are is said by the first of these that is given: `rows`, `bytes`, `tables` (not for hash and qr),
+    `collisions`. With none of them, c is 4 (hash, qr), and there are 2 tables of about as many rows (mixed_radix,
+    chinese_remainder). A field whose tables would be no smaller than a full one stays full.
+
+    collisions: c, the ids that share a row of the first table; mixed_radix and chinese_remainder have one more.
+    rows: of the first table (hash, qr), or at most of each table, of which there are as few as that allows.
+    bytes: the most that a field's tables may take in float32; the largest tables that fit are taken: a full one, else
+        as few as can be, of as many rows in the first one as can be.
+    tables: how many there are (mixed_radix, chinese_remainder), of about n^(1/tables) rows each.
     threshold: fields of at most so many ids stay full.
+    dim: width of a field's vector; with feature, of each of its vectors.
+    hidden: path only: width of the hidden layer of each class's function; 0 for linear functions.
+    allow_collisions: whether ids may share every row of a scheme that is not the hashing trick.
     hash_rows: "collisions" gives a hashed field ceil(n / c) rows, "qr" as many as quotient-remainder would hold.
     first_order: tables of the first-order term: compressed alike, full, or no such term.
+    init: how fresh tables are drawn (initial.py says why): "auto" as suits the combine; "matched", all tables around
+        zero so that mult's product spreads as a single table would; "reference", U(sqrt(1 / rows), 1), as published
+        code has it.
+    spread: standard deviation of fresh first tables, and of all tables that are added or stand side by side.
+    deviation: standard deviation, around one, of mult's later tables.
     """
 
     scheme: Scheme = "full"
-    combine: Literal["mult", "add", "concat"] = "mult"
-    collisions: int = Field(default=4, ge=1)
-    tables: int = Field(default=2, ge=2, le=16)
+    combine: Combine = "mult"
+    collisions: int | None = None
+    rows: Rows | None = None
+    bytes: Bytes | None = None
+    tables: Tables | None = None
     threshold: int = Field(default=20, ge=0)
-    dim: int = Field(default=16, ge=1, le=4096)
+    dim: Dim = 16
+    hidden: Hidden = 0
+    allow_collisions: bool = False
     hash_rows: Literal["collisions", "qr"] = "collisions"
     first_order: Literal["alike", "full", "none"] = "alike"
+    init: Literal["auto", "matched", "reference"] = "auto"
+    spread: float = Field(default=1e-4, gt=0)
+    deviation: float = Field(default=0.1, ge=0)
     fields: dict[str, FieldConfig] = {}
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> "EmbeddingConfig":
+        _one_size(self)
+        if self.scheme == "semantic":
+            raise ValueError('scheme = "semantic" names one field\'s classes: say it in [embedding.fields]')
+        if self.hidden and "path" not in {self.combine, *(field.combine for field in self.fields.values())}:
+            raise ValueError('`hidden` goes with combine = "path"')
+        return self
+
+
+def _one_size(config: FieldConfig | EmbeddingConfig) -> None:
+    if len(given := [key for key in EXCLUSIVE if getattr(config, key, None) is not None]) > 1:
+        raise ValueError(f"tables take their size from one of {', '.join(EXCLUSIVE)}; found {' and '.join(given)}")
 
 
 Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Strict(False)]  # TOML's lists are taken
@@ -106,6 +208,7 @@ class DeepFMConfig(Section):
 
     name: Literal["deepfm"]
     first_order: ClassVar[bool] = True
+    one_dim: ClassVar[bool] = True
     mlp: Widths = Field(default=(400, 400, 400), min_length=1)
     batchnorm: bool = True
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -116,9 +219,47 @@ class DLRMConfig(Section):
 
     name: Literal["dlrm"]
     first_order: ClassVar[bool] = False
+    one_dim: ClassVar[bool] = True
     bottom: Widths = (512, 256)
     top: Widths = Field(default=(512, 256), min_length=1)
     batchnorm: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class DNNConfig(Section):
+    """A plain MLP over all vectors and dense features."""
+
+    name: Literal["dnn"]
+    first_order: ClassVar[bool] = False
+    one_dim: ClassVar[bool] = False
+    mlp: Widths = Field(default=(400, 400, 400), min_length=1)
+    batchnorm: bool = True
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class DCNConfig(Section):
+    """DCN: cross layers of a vector, and an MLP beside them."""
+
+    name: Literal["dcn"]
+    first_order: ClassVar[bool] = False
+    one_dim: ClassVar[bool] = False
+    cross: int = Field(default=6, ge=1, le=64)
+    mlp: Widths = Field(default=(512, 256, 64), min_length=1)
+    batchnorm: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class DCNv2Config(Section):
+    """DCN-v2: cross layers of a matrix, whole (rank 0) or of a low rank, beside an MLP or stacked below it."""
+
+    name: Literal["dcnv2"]
+    first_order: ClassVar[bool] = False
+    one_dim: ClassVar[bool] = False
+    cross: int = Field(default=3, ge=1, le=64)
+    rank: int = Field(default=0, ge=0, le=65536)
+    structure: Literal["parallel", "stacked"] = "parallel"
+    mlp: Widths = Field(default=(400, 400, 400), min_length=1)
+    batchnorm: bool = True
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -128,11 +269,16 @@ class TrainConfig(Section):
     l2: weight of half the squared norm of embedding rows beside the mean loss: its gradient is l2 x row. First-order
         tables count; the later tables of `mult` are pulled to one, which is neutral there, instead of zero.
     l2_rows: over the rows that a batch looks up, or over whole tables, as published recipes were tuned.
+    optimizer: rowwise_adagrad keeps one number a row of the tables (Adagrad's, averaged over the row), and is Adagrad
+        for all else.
+    precision: of the layers while they learn; evaluation and what is written are fp32. bf16 pays on processors that
+        multiply such matrices.
     lr_decay: factor on the learning rate after an epoch that did not better the validation AUC.
     patience: epochs in a row without a better validation AUC before training stops.
     """
 
-    optimizer: Literal["adam", "amsgrad", "adagrad"] = "adam"
+    optimizer: Literal["adam", "amsgrad", "adagrad", "rowwise_adagrad"] = "adam"
+    precision: Literal["fp32", "bf16"] = "fp32"
     lr: float = Field(default=1e-3, gt=0)
     batch: int = Field(default=4096, ge=2)
     epochs: int = Field(default=100, ge=1)
@@ -149,7 +295,7 @@ class Recipe(Section):
     data: DataConfig
     features: dict[str, FeatureConfig] = Field(min_length=1)
     embedding: EmbeddingConfig = EmbeddingConfig()
-    model: Annotated[DeepFMConfig | DLRMConfig, Field(discriminator="name")]
+    model: Annotated[DeepFMConfig | DLRMConfig | DNNConfig | DCNConfig | DCNv2Config, Field(discriminator="name")]
     train: TrainConfig = TrainConfig()
 
     @model_validator(mode="after")
@@ -164,7 +310,7 @@ class Recipe(Section):
         if wrong := [name for name in self.features if not name.isprintable() or not 1 <= len(name) <= NAME_LIMIT]:
             raise ValueError(f"a feature's name has 1 to {NAME_LIMIT} printable characters; found {wrong[0][:200]!r}")
         dims = {self.embedding.dim} | {field.dim for field in self.embedding.fields.values() if field.dim}
-        if len(dims) > 1:
+        if len(dims) > 1 and self.model.one_dim:
             raise ValueError(f"{self.model.name} needs vectors of one dimension; found dims {sorted(dims)}")
         if not self.model.first_order and "first_order" in self.embedding.model_fields_set:
             raise ValueError(f"{self.model.name} has no first-order term; leave embedding.first_order out")

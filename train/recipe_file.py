@@ -62,16 +62,17 @@ def read_recipe(name: str, settings: Sequence[str] = (), seed: int | None = None
     try:
         return Recipe.model_validate(content), base
     except ValidationError as error:
-        raise _explain(error, content, str(path)) from None
+        raise explain(error, content, str(path)) from None
 
 
 def to_toml(recipe: Recipe, base: Path) -> str:
     """The resolved recipe as TOML, for the run directory: every default written out, relative paths made absolute."""
     content = recipe.model_dump(mode="json", exclude_none=True)
-    for key in ("train", "valid", "test", "path"):
-        place = content["data"].get(key)
-        if place and not place.startswith(("/", "$", "~")):
-            content["data"][key] = str((base / place).absolute())
+    places = [(content["data"], key) for key in ("train", "valid", "test", "path")]
+    places += [(field, "table") for field in content["embedding"]["fields"].values()]
+    for section, key in places:
+        if (place := section.get(key)) and not place.startswith(("/", "$", "~")):
+            section[key] = str((base / place).absolute())
     given = recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)
     content["features"] = given["features"]  # here, which keys stand depends on the kind: defaults would be refused
     if not recipe.model.first_order:
@@ -132,16 +133,27 @@ def _lay_over(content: dict[str, Any], setting: str) -> None:
     content[steps[-1]] = parsed
 
 
-def _explain(error: ValidationError, content: dict[str, Any], where: str) -> RecipeError:
-    """The first of pydantic's complaints, as a rule, what was found, and a remedy."""
-    first = error.errors(include_url=False, include_context=False)[0]
+def explain(
+    error: ValidationError, content: dict[str, Any], where: str, whole: type[BaseModel] = Recipe, kind: str = "recipe"
+) -> RecipeError:
+    """The first of pydantic's complaints about a file, as a rule, what was found, and a remedy.
+
+    Args:
+        error: the complaints.
+        content: what was validated.
+        where: the file.
+        whole: the model that the file as a whole is validated as.
+        kind: what such a file is called.
+    """
+    complaints = error.errors(include_url=False, include_context=False)
+    first = min(complaints, key=lambda each: each["type"] != "extra_forbidden")  # a misspelt key is missing too
     steps, unknown = _steps(first["loc"], content), first["type"] == "extra_forbidden"
     place = f"{where}, key {'.'.join(steps)}" if steps else where
     if unknown:
-        section = _keys(Recipe, steps[:-1], content)
+        section = _keys(whole, steps[:-1], content)
         close = difflib.get_close_matches(steps[-1], section, 1)
         remedy = f"Did you mean `{close[0]}`?" if close else f"Known keys: {', '.join(section)}"
-        return RecipeError("a recipe has only known keys", found=f"`{steps[-1]}`", where=place, remedy=remedy)
+        return RecipeError(f"a {kind} has only known keys", found=f"`{steps[-1]}`", where=place, remedy=remedy)
     more = f"; {error.error_count() - 1} more to mend after it" if error.error_count() > 1 else ""
     found = "nothing" if first["type"] == "missing" else repr(first["input"])
     return RecipeError(
@@ -156,10 +168,11 @@ def _steps(location: Sequence[str | int], content: Any) -> list[str]:
     """A complaint's place as keys of the recipe: the names of union members are no keys, but for the last step."""
     steps = list[str]()
     for position, step in enumerate(location):
-        inside = isinstance(content, dict) and step in content
+        held: Any = dict(enumerate(content)) if isinstance(content, list) else content
+        inside = isinstance(held, dict) and step in held
         if inside or isinstance(step, int) or (position == len(location) - 1 and isinstance(content, dict)):
             steps.append(str(step))
-            content = content[step] if inside else None
+            content = held[step] if inside else None
     return steps
 
 

@@ -5,7 +5,9 @@ import hashlib
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,17 +16,19 @@ from rich.console import Console
 
 from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
-from ..protos import nets
+from ..protos import models, nets
+from ..protos.collisions import Int32s
 from ..protos.errors import Malformed, MissingFile, PlanError, QuoremError
 from ..protos.plan import table_bytes
 from ..protos.schema import dense_features
 from .directory import check_run, open_run, write_run
+from .initial import Init
 from .loop import Interrupted, Place, evaluate_rows, fit
 from .model import Model
-from .planning import make_plan
+from .planning import classes_of, make_plan
 from .prepare import Prepared, prepare
 from .progress import Display
-from .recipe import DeepFMConfig, Recipe
+from .recipe import DCNConfig, DCNv2Config, DeepFMConfig, DLRMConfig, EmbeddingConfig, Recipe
 from .recipe_file import read_recipe, to_toml
 from .report import as_dict, print_report
 
@@ -68,11 +72,12 @@ def choose_device(asked: str) -> torch.device:
 
 def train(
     recipe: Recipe, base: Path, out: Path, plan_path: Path | None, device: torch.device, *, resume: bool, quiet: bool
-) -> tuple[pb.Manifest, dict[str, float]]:
+) -> tuple[pb.Manifest, dict[str, Any]]:
     """Train as the recipe says and write the run directory.
 
     Returns:
-        The run's manifest, and what is known of the data beside it (the best possible AUC of planted data).
+        The run's manifest, and what is known beside it: the best possible AUC of planted data, and `semantic`, by
+        feature, what became of a class table.
 
     Raises:
         QuoremError: see errors.py. Interrupted: saved, and not finished.
@@ -89,15 +94,17 @@ def train(
             where=str(plan_path),
             remedy="Leave `first_order` out of the plan, or train the model that it was made for",
         )
-    plan = given or make_plan(recipe.embedding, schema, first_order=recipe.model.first_order)
+    semantics = prepared.semantics
+    plan = given or make_plan(recipe.embedding, schema, semantics, first_order=recipe.model.first_order)
     net = _make_net(recipe, plan, dense_count)
     manifest = pb.Manifest(format_version=manifests.FORMAT_VERSION, schema=schema, plan=plan, net=net)
     manifests.check(manifest, str(plan_path or "recipe"))
+    classes = classes_of(plan, semantics, str(plan_path or "recipe"))
 
-    model = _make_model(manifest, recipe.train.seed, device)
+    model = _make_model(manifest, classes, recipe.embedding, recipe.train.seed, device)
     train_rows, valid_rows = prepared.train.to(device), prepared.valid.to(device)
     open_run(out, resolved, resume=resume)
-    place = Place(out, _identity(resolved, manifest, prepared), resume)
+    place = Place(out, _identity(resolved, manifest, classes, prepared), resume)
     with Display(out, Console(stderr=True, quiet=quiet)) as display:
         progress = fit(model, train_rows, valid_rows, recipe.train, place, display)
 
@@ -121,8 +128,9 @@ def train(
     # Negatives kept at a rate r make the odds 1 / r times too high; the metrics above are of the rows as they came.
     model.shift_logit(nets.last_bias(net), float(np.log(recipe.data.negative_rate)))
     write_run(out, manifest, model.to("cpu"), prepared)
-    planted = {"optimal_auc": facts.optimal_auc, "optimal_logloss": facts.optimal_logloss}
-    return manifest, {name: value for name, value in planted.items() if value is not None}
+    told = {name: {"remainder": each.remainder, "unused_rows": each.unused_rows} for name, each in semantics.items()}
+    known = {"optimal_auc": facts.optimal_auc, "optimal_logloss": facts.optimal_logloss, "semantic": told or None}
+    return manifest, {name: value for name, value in known.items() if value is not None}
 
 
 def _read_plan(path: Path) -> pb.Plan:
@@ -139,7 +147,9 @@ def _read_plan(path: Path) -> pb.Plan:
     return plan
 
 
-def _make_model(manifest: pb.Manifest, seed: int, device: torch.device) -> Model:
+def _make_model(
+    manifest: pb.Manifest, classes: Mapping[str, Int32s], config: EmbeddingConfig, seed: int, device: torch.device
+) -> Model:
     """A fresh model on its device, or an error that says which field asks for the most memory."""
     fields = [*manifest.plan.fields, *manifest.plan.first_order]
     largest = max(fields, key=table_bytes)
@@ -153,8 +163,8 @@ def _make_model(manifest: pb.Manifest, seed: int, device: torch.device) -> Model
     if total >= LARGEST_PLAN_BYTES:
         raise too_large
     try:
-        model = Model(manifest.schema, manifest.plan, manifest.net)
-        model.reset(seed)
+        model = Model(manifest.schema, manifest.plan, manifest.net, classes)
+        model.reset(seed, Init(config.init, config.spread, config.deviation))
         return model.to(device)
     except (MemoryError, RuntimeError) as error:  # torch has no error of its own for a failed allocation on the CPU
         if "memory" not in str(error) and not isinstance(error, MemoryError):
@@ -162,22 +172,37 @@ def _make_model(manifest: pb.Manifest, seed: int, device: torch.device) -> Model
         raise too_large from None
 
 
-def _identity(resolved: str, manifest: pb.Manifest, prepared: Prepared) -> str:
-    """What a checkpoint belongs to: recipe, schema, plan, net and the number of rows; 64 hex digits."""
+def _identity(resolved: str, manifest: pb.Manifest, classes: Mapping[str, Int32s], prepared: Prepared) -> str:
+    """What a checkpoint belongs to: recipe, schema, plan, classes, net and the number of rows; 64 hex digits."""
     parts = [resolved, *map(str, prepared.facts.rows.items())]
     parts += [
         json_format.MessageToJson(part, sort_keys=True) for part in (manifest.schema, manifest.plan, manifest.net)
     ]
+    parts += [hashlib.sha256(array.tobytes()).hexdigest() for _, array in sorted(classes.items())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _make_net(recipe: Recipe, plan: pb.Plan, dense_count: int) -> pb.Net:
     model = recipe.model
+    dropout, batchnorm = model.dropout, model.batchnorm
     if isinstance(model, DeepFMConfig):
-        return nets.deepfm(plan, dense_count, mlp=model.mlp, batchnorm=model.batchnorm, dropout=model.dropout)
-    return nets.dlrm(
-        plan, dense_count, bottom=model.bottom, top=model.top, batchnorm=model.batchnorm, dropout=model.dropout
-    )
+        return models.deepfm(plan, dense_count, mlp=model.mlp, batchnorm=batchnorm, dropout=dropout)
+    if isinstance(model, DLRMConfig):
+        return models.dlrm(plan, dense_count, bottom=model.bottom, top=model.top, batchnorm=batchnorm, dropout=dropout)
+    if isinstance(model, DCNConfig):
+        return models.dcn(plan, dense_count, cross=model.cross, mlp=model.mlp, batchnorm=batchnorm, dropout=dropout)
+    if isinstance(model, DCNv2Config):
+        return models.dcnv2(
+            plan,
+            dense_count,
+            cross=model.cross,
+            rank=model.rank,
+            stacked=model.structure == "stacked",
+            mlp=model.mlp,
+            batchnorm=batchnorm,
+            dropout=dropout,
+        )
+    return models.dnn(plan, dense_count, mlp=model.mlp, batchnorm=batchnorm, dropout=dropout)
 
 
 def _repeat(args: argparse.Namespace) -> list[str]:

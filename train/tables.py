@@ -1,136 +1,206 @@
 """Tables: the packed embedding tables of a plan as a torch module; ids in, composed vectors out.
 
 Legend: B rows of a batch; T id slots of all fields (one a categorical, `max_length` a bag), in schema order;
-G groups (packing.py); D dim. Ids are int64 from end to end; -1 pads a bag.
+G groups (packing.py); S slots of a group's fields; D dim. Ids are int64 from end to end; -1 pads a bag.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.functional import embedding
 
 from ..protos import manifest_pb2 as pb
+from ..protos.collisions import Int32s
+from ..protos.manifest import class_name
 from ..protos.packing import Group, groups
+from ..protos.plan import SIDE_BY_SIDE
+from .functions import apply_functions
+from .initial import Init, draw
 
-SPREAD = 1e-4  # standard deviation of fresh first tables, as the published recipes have it
-DEVIATION = 0.1  # of mult's later tables, around one
+Slots = Mapping[str, tuple[int, int]]  # feature -> (first slot, slots)
+
+
+class Touched(NamedTuple):
+    """What a batch looked up in a packed table of `size` rows.
+
+    vectors: (B, S, width) float32. rows: (B, S) int64. real: (B, S) bool, False at padding; None: no padding.
+    """
+
+    vectors: Tensor
+    rows: Tensor
+    real: Tensor | None
+    size: int
+
+
+class Partition(nn.Module):
+    """The tables of one number of a group's fields, packed: one below the other in one parameter.
+
+    The classes of a partition that has them are packed likewise, as rows of the packed table: int64, and no part of a
+    checkpoint.
+    """
+
+    def __init__(
+        self, fields: Sequence[pb.Field], lengths: Sequence[int], number: int, classes: Mapping[str, Int32s]
+    ) -> None:
+        """Lay out the tables of that number of `fields` with `lengths` slots each."""
+        super().__init__()
+        self.fields, self.number, self.slots = fields, number, sum(lengths)
+        tables = [field.tables[number] for field in fields]
+        self.starts = np.cumsum([0, *(table.rows for table in tables)]).tolist()
+        self.weight = nn.Parameter(torch.empty(self.starts[-1], tables[0].dim))
+        self.divides = any(table.divide != 1 for table in tables)
+        self.divide: Tensor
+        self.modulus: Tensor
+        self.offset: Tensor
+        self.classes: Tensor | None
+        packed, offsets = None, self.starts[:-1]
+        if tables[0].classes:
+            given = [classes[class_name(field.feature, number)].astype(np.int64) for field in fields]
+            packed = torch.from_numpy(
+                np.concatenate([each + start for each, start in zip(given, offsets, strict=True)])
+            )
+            offsets = np.cumsum([0, *map(len, given)])[:-1]
+        self.register_buffer("classes", packed, persistent=False)
+        for name, values in (
+            ("divide", [table.divide for table in tables]),
+            ("modulus", [table.rows for table in tables]),
+            ("offset", offsets),
+        ):
+            self.register_buffer(
+                name, torch.from_numpy(np.repeat(np.array(values, np.int64), lengths)), persistent=False
+            )
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Rows of the packed table for ids (B, S) int64: (id // divide) % rows + offset, or classes[id + offset]."""
+        if self.classes is not None:
+            return self.classes[ids + self.offset]
+        return (ids // self.divide if self.divides else ids) % self.modulus + self.offset
+
+    def tables(self) -> Iterator[tuple[pb.Field, Tensor]]:
+        """Every field with its table (rows, width), a view without gradient."""
+        for position, field in enumerate(self.fields):
+            yield field, self.weight.detach()[self.starts[position] : self.starts[position + 1]]
 
 
 class PackedGroup(nn.Module):
     """Fields that are looked up together: one packed table per partition, one gather each.
 
-    A mult group's later tables are kept as deviations from one: a fresh quotient leaves its remainder as it is, and
-    weight decay pulls it to one, not to zero.
+    A mult group's later tables are kept as deviations from `centre`, one or zero as they are drawn.
     """
 
     def __init__(
-        self, group: Group, fields: Sequence[pb.Field], slots: Mapping[str, tuple[int, int]], bags: Mapping[str, bool]
+        self,
+        group: Group,
+        fields: Sequence[pb.Field],
+        slots: Slots,
+        bags: Mapping[str, bool],
+        classes: Mapping[str, Int32s],
     ) -> None:
         """Lay the tables out; `bags` holds bag feature -> whether it is averaged (else summed)."""
         super().__init__()
-        self.group, self.bags = group, bags
-        self.fields = [fields[position] for position in group.fields]
-        self.spans = [slots[field.feature] for field in self.fields]
+        self.group, self.centre = group, 0.0
+        own = [fields[position] for position in group.fields]
+        spans = [slots[field.feature] for field in own]
         self.columns: Tensor
-        columns = [slot for start, length in self.spans for slot in range(start, start + length)]
+        columns = [slot for start, length in spans for slot in range(start, start + length)]
         self.register_buffer("columns", torch.tensor(columns), persistent=False)
-        self.weights = nn.ParameterList()
-        self.starts = list[list[int]]()  # partition -> first row of every field's table
-        self.slots = list[int]()  # partition -> slots that take part in it: those of the first fields
-        self.divides = list[bool]()  # partition -> whether any of its tables divides
+        self.partitions = nn.ModuleList()
         for j in range(group.depth):
-            sharers = [
-                (field, span) for field, span in zip(self.fields, self.spans, strict=True) if len(field.tables) > j
-            ]
-            rows = [field.tables[j].rows for field, _ in sharers]
-            starts = np.cumsum([0, *rows])
-            repeat = [length for _, (_, length) in sharers]
-            self.weights.append(nn.Parameter(torch.empty(int(starts[-1]), sharers[0][0].tables[j].dim)))
-            self.starts.append(starts.tolist())
-            self.slots.append(sum(repeat))
-            self.divides.append(any(field.tables[j].divide != 1 for field, _ in sharers))
-            for name, values in (
-                ("divide", [field.tables[j].divide for field, _ in sharers]),
-                ("modulus", rows),
-                ("offset", starts[:-1].tolist()),
-            ):
-                per_slot = np.repeat(values, repeat).tolist()
-                self.register_buffer(f"{name}{j}", torch.tensor(per_slot, dtype=torch.int64), persistent=False)
-        self.pools = any(field.feature in bags for field in self.fields)
+            sharers = [field for field in own if len(field.tables) > j]
+            self.partitions.append(Partition(sharers, [slots[each.feature][1] for each in sharers], j, classes))
+        self.stretches = list[tuple[int, int, bool | None]]()  # slots from, to; whether averaged; None: no bag
+        end = 0
+        for field, (_, length) in zip(own, spans, strict=True):
+            mean = bags.get(field.feature)
+            if mean is None and self.stretches and self.stretches[-1][2] is None:
+                self.stretches[-1] = (self.stretches[-1][0], end + length, None)
+            else:
+                self.stretches.append((end, end + length, mean))
+            end += length
+        self.pools = any(mean is not None for *_, mean in self.stretches)
 
-    def reset(self, generator: torch.Generator) -> None:
+    def packed(self) -> Iterator[Partition]:
+        """The partitions, typed."""
+        for partition in self.partitions:
+            assert isinstance(partition, Partition)
+            yield partition
+
+    def reset(self, init: Init, generator: torch.Generator) -> None:
         """Draw fresh tables, partition by partition."""
-        mult = self.group.combine == pb.MULT
-        with torch.no_grad():
-            for j, weight in enumerate(self.weights):
-                weight.normal_(0.0, DEVIATION if mult and j else SPREAD, generator=generator)
+        self.centre = init.centre(self.group.combine)
+        for partition in self.packed():
+            for field, table in partition.tables():
+                draw(table, field, partition.number, init, generator)
 
-    def rows(self, ids: Tensor, j: int) -> Tensor:
-        """(B, slots of partition j) int64: rows of the packed table, (id // divide) % rows + offset."""
-        taken = ids[:, : self.slots[j]]
-        if self.divides[j]:
-            taken = taken // self.get_buffer(f"divide{j}")
-        return taken % self.get_buffer(f"modulus{j}") + self.get_buffer(f"offset{j}")
+    def decaying(self) -> list[nn.Parameter]:
+        """The tables that L2 pulls. Path's functions are small networks: they are left alone, as layers are."""
+        whole = [partition.weight for partition in self.packed()]
+        return whole[:1] if self.group.combine == pb.PATH else whole
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    def forward(self, ids: Tensor) -> tuple[Tensor, list[Touched]]:
         """Composed and pooled vectors of ids (B, T) int64.
 
         Returns:
-            (B, fields, D) float32, and the rows that were looked up with their packed table, for the L2 term.
+            (B, fields, D) float32, and what was looked up in tables that L2 pulls.
         """
         ids = ids[:, self.columns]
-        present = ids >= 0 if self.pools else None  # False: padding
-        known = ids if present is None else ids.clamp(min=0)
-        touched, parts = list[tuple[Tensor, Tensor]](), list[Tensor]()
-        for j, weight in enumerate(self.weights):
-            rows = self.rows(known, j)
-            touched.append((weight, rows if present is None else rows[present[:, : self.slots[j]]]))
-            parts.append(functional.embedding(rows, weight))  # (B, slots, D)
-        vectors = reduce(self._join, parts)
-        return (vectors if present is None else self._pool(vectors, present)), touched
+        real = ids >= 0 if self.pools else None
+        known = ids if real is None else ids.clamp(min=0)
+        parts, touched = list[Tensor](), list[Touched]()
+        for partition in self.packed():
+            rows = partition.rows(known[:, : partition.slots])
+            if parts and self.group.combine == pb.PATH:
+                parts = [apply_functions(partition.weight, rows, parts[0], self.group.hidden)]
+                continue
+            parts.append(embedding(rows, partition.weight))  # (B, slots, width)
+            own = None if real is None else real[:, : partition.slots]
+            touched.append(Touched(parts[-1], rows, own, len(partition.weight)))
+        vectors = torch.cat(parts, dim=2) if self.group.combine in SIDE_BY_SIDE else reduce(self._join, parts)
+        return (vectors if real is None else self._pool(vectors, real)), touched
 
     def _join(self, vectors: Tensor, part: Tensor) -> Tensor:
-        if self.group.combine == pb.CONCAT:
-            return torch.cat([vectors, part], dim=2)
+        """(B, S, D) and a later table's (B, slots, D), of the first fields -> (B, S, D)."""
         count = part.shape[1]
         head = vectors[:, :count]
-        head = head * (part + 1.0) if self.group.combine == pb.MULT else head + part
+        if self.group.combine == pb.ADD:
+            head = head + part
+        else:
+            head = torch.addcmul(head, head, part) if self.centre else head * part
         return head if count == vectors.shape[1] else torch.cat([head, vectors[:, count:]], dim=1)
 
-    def _pool(self, vectors: Tensor, present: Tensor) -> Tensor:
-        """(B, slots, D) -> (B, fields, D): each bag's slots summed or averaged; an empty bag is the zero vector."""
-        vectors = vectors.masked_fill(~present.unsqueeze(-1), 0.0)
-        pooled, start = list[Tensor](), 0
-        for field, (_, length) in zip(self.fields, self.spans, strict=True):
-            part = vectors[:, start : start + length]
-            if field.feature in self.bags:
+    def _pool(self, vectors: Tensor, real: Tensor) -> Tensor:
+        """(B, S, D) -> (B, fields, D): each bag's slots summed or averaged; an empty bag is the zero vector."""
+        vectors = vectors.masked_fill(~real.unsqueeze(-1), 0.0)
+        pooled = list[Tensor]()
+        for start, end, mean in self.stretches:
+            part = vectors[:, start:end]
+            if mean is not None:
                 part = part.sum(1, keepdim=True)
-                if self.bags[field.feature]:
-                    part = part / present[:, start : start + length].sum(1).clamp(min=1).view(-1, 1, 1)
+                if mean:
+                    part = part / real[:, start:end].sum(1).clamp(min=1).view(-1, 1, 1)
             pooled.append(part)
-            start += length
         return torch.cat(pooled, dim=1)
 
     def stored(self) -> Iterator[tuple[str, int, Tensor]]:
-        """(feature, table number, float32 [rows, dim]) of every table, as it is multiplied, added or concatenated."""
-        for j, weight in enumerate(self.weights):
-            whole = weight.detach() + 1.0 if self.group.combine == pb.MULT and j else weight.detach()
-            for position, field in enumerate(each for each in self.fields if len(each.tables) > j):
-                yield field.feature, j, whole[self.starts[j][position] : self.starts[j][position + 1]]
+        """(feature, table number, float32 [rows, width]) of every table, as it is joined."""
+        for partition in self.packed():
+            for field, table in partition.tables():
+                yield field.feature, partition.number, table + self.centre if partition.number else table
 
 
 class Tables(nn.Module):
     """All fields of a plan (or its first-order fields), group by group, in plan order."""
 
     def __init__(
-        self, fields: Sequence[pb.Field], slots: Mapping[str, tuple[int, int]], bags: Mapping[str, bool]
+        self, fields: Sequence[pb.Field], slots: Slots, bags: Mapping[str, bool], classes: Mapping[str, Int32s]
     ) -> None:
         super().__init__()
-        self.groups = nn.ModuleList(PackedGroup(group, fields, slots, bags) for group in groups(fields))
+        self.groups = nn.ModuleList(PackedGroup(group, fields, slots, bags, classes) for group in groups(fields))
 
     def packed(self) -> Iterator[PackedGroup]:
         """The groups, typed."""
@@ -138,9 +208,9 @@ class Tables(nn.Module):
             assert isinstance(group, PackedGroup)
             yield group
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """(B, T) int64 -> (B, sum of dims) float32 and the touched (table, rows)."""
-        parts, touched = list[Tensor](), list[tuple[Tensor, Tensor]]()
+    def forward(self, ids: Tensor) -> tuple[Tensor, list[Touched]]:
+        """(B, T) int64 -> (B, sum of dims) float32, and the rows that were looked up."""
+        parts, touched = list[Tensor](), list[Touched]()
         for group in self.packed():
             vectors, rows = group(ids)
             parts.append(vectors.flatten(1))
@@ -148,7 +218,7 @@ class Tables(nn.Module):
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)), touched
 
     def export(self, prefix: str) -> dict[str, npt.NDArray[np.float32]]:
-        """`<prefix>.<feature>.<j>` -> float32 [rows, dim], as the manifest names them."""
+        """`<prefix>.<feature>.<j>` -> float32 [rows, width], as the manifest names them."""
         return {
             f"{prefix}.{feature}.{j}": table.cpu().numpy().copy()
             for group in self.packed()
@@ -156,6 +226,14 @@ class Tables(nn.Module):
         }
 
 
-def l2_of_rows(touched: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Half the squared norm of the distinct rows that a batch looked up."""
-    return torch.stack([weight[rows.unique()].square().sum() / 2 for weight, rows in touched]).sum()
+def l2_of_rows(touched: Sequence[Touched]) -> Tensor:
+    """Half the squared norm of the distinct rows that a batch looked up.
+
+    Each look-up counts its share of the row, so that nothing is sorted and no device is waited for.
+    """
+    norms = list[Tensor]()
+    for vectors, rows, real, size in touched:
+        ones = torch.ones_like(rows, dtype=vectors.dtype) if real is None else real.to(vectors.dtype)
+        counts = ones.new_zeros(size).index_add_(0, rows.flatten(), ones.flatten())
+        norms.append((vectors.square().sum(2) * ones / counts[rows].clamp(min=1)).sum() / 2)
+    return torch.stack(norms).sum()
