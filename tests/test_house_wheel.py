@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("protos", "train", "export", "serve")
-COMMANDS = ("train", "export", "serve", "score", "bench", "inspect", "demo")
+COMMANDS = ("train", "compare", "export", "serve", "score", "bench", "inspect", "demo")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,130 @@
+"""Results: what is known of a study's runs, read from and written to the directory that holds them."""
+
+import json
+import re
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...protos import manifest as manifests
+from ...protos.errors import QuoremError
+from ..report import as_dict
+
+if TYPE_CHECKING:
+    from .arms import Run
+    from .children import Ended
+
+CHECKPOINT = "checkpoint.safetensors"  # as checkpoint.py has it, which would import torch
+TEMPORARY = re.compile(r"\..+\.\d+")  # what an atomic write that was killed leaves behind
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    digest: its run. report: as `quorem train --json` tells it, from the manifest.
+    seconds: wall time of all its processes together, peak_bytes: the memory of the largest; None where it was not
+        measured: the study was killed when the run had just ended.
+    """
+
+    digest: str
+    report: dict[str, Any]
+    seconds: float | None
+    peak_bytes: int | None
+
+    def metric(self, split: str, name: str) -> float | None:
+        """A metric of "valid" or "test"; None where the split has no rows, or the metric no meaning."""
+        return self.report[split].get(name)
+
+
+@dataclass
+class Results:
+    """The runs of a study: finished, and failed since this command began.
+
+    directory: for each run its directory, named by its digest, and beside it DIGEST.toml, its recipe, DIGEST.log, what
+        it said, and DIGEST.json, its facts.
+    finished: by digest. failed: by digest, why.
+    """
+
+    directory: Path
+    finished: dict[str, Result] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    def look(self, digest: str) -> bool:
+        """Whether a run is finished; if so, its result is read.
+
+        Raises:
+            ArtifactError: its manifest cannot be trusted.
+        """
+        path = self.directory / digest
+        if digest not in self.finished and (path / manifests.NAME).exists():
+            report = as_dict(manifests.read(path, verify_digests=False))
+            facts = self.facts(digest)
+            facts = facts if "result" in facts else {}  # else what is there tells of a part of the run
+            self.finished[digest] = Result(digest, report, facts.get("seconds"), facts.get("peak_bytes"))
+        return digest in self.finished
+
+    def facts(self, digest: str) -> dict[str, Any]:
+        """What was written down beside a run; nothing where there is nothing whole."""
+        try:
+            return json.loads((self.directory / f"{digest}.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+
+    def prepare(self, run: "Run") -> bool:
+        """Lay a run's recipe beside its directory; whether it is to be resumed."""
+        path = self.directory / run.digest
+        sweep(path)
+        manifests.write_atomically(path.with_suffix(".toml"), run.text.encode())
+        return (path / CHECKPOINT).exists()
+
+    def record(self, run: "Run", label: str, ended: "Ended", *, stopped: bool) -> None:
+        """Write down that a process of a run ended: finished, failed, or (all were told to) stopped on the way."""
+        before = self.facts(run.digest)
+        facts: dict[str, Any] = {
+            "arm": label,
+            "seed": run.seed,
+            "recipe": run.recipe,
+            "set": run.settings,
+            "seconds": round(before.get("seconds", 0.0) + ended.seconds, 2),
+            "peak_bytes": max(before.get("peak_bytes", 0), ended.peak_bytes),
+        }
+        done = (self.directory / run.digest / manifests.NAME).exists()
+        if done:
+            facts["result"] = json.loads(ended.printed) if ended.status == 0 else None
+        elif not stopped:
+            facts["failed"] = self.failed[run.digest] = self.why(run.digest, ended.status)
+        manifests.write_atomically(self.directory / f"{run.digest}.json", json.dumps(facts, indent=1).encode() + b"\n")
+        self.look(run.digest)
+
+    def recall_failures(self, digests: list[str]) -> None:
+        """Take up what earlier commands wrote down of runs that failed."""
+        for digest in digests:
+            if digest not in self.finished and (why := self.facts(digest).get("failed")):
+                self.failed[digest] = why
+
+    def why(self, digest: str, status: int) -> str:
+        """Why a run failed, in one line: its signal, or the end of what it said."""
+        if status < 0:
+            hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+            return f"ended by {signal.Signals(-status).name}{hint}"
+        return last_words(self.directory / f"{digest}.log") or f"exit status {status}"
+
+
+def sweep(directory: Path) -> None:
+    """Clear what atomic writes that were killed left behind; no one else may be writing there."""
+    for path in directory.glob(".*"):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink()
+
+
+def last_words(log: Path) -> str:
+    """The error at the end of what a command said under `--json`, in one line; its last line, if that is none."""
+    lines = [line.strip() for line in log.read_text("utf-8", errors="replace").splitlines()]
+    said = next((line for line in reversed(lines) if line), "")
+    try:
+        error = json.loads(said)
+        return str(QuoremError(error["rule"], found=error["found"], where=error["where"]))
+    except (ValueError, KeyError, TypeError):
+        return said

@@ -1,0 +1,167 @@
+"""The summary: what the finished runs of a study say of its arms, and of the differences between them."""
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .arms import Arm, Run
+from .noise import Difference, Sample, compare
+from .results import Result, Results
+from .study import Value
+
+METRICS = {"auc": True, "logloss": False}  # name -> whether higher is better
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed."""
+
+    arm: str
+    seed: int
+    why: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of an arm: its finished runs, of how many, the values it was tuned to, and how it compares.
+
+    against: name of the other arm -> metric -> difference on the test rows.
+    """
+
+    arm: Arm
+    runs: tuple[Run, ...]
+    results: tuple[Result, ...]
+    wanted: int
+    tuned: Mapping[str, Value]
+    against: Mapping[str, Mapping[str, Difference]]
+
+    def sample(self, split: str, metric: str) -> Sample:
+        """A metric of "valid" or "test" of its finished runs."""
+        return tuple(value for result in self.results if (value := result.metric(split, metric)) is not None)
+
+    def fact(self, name: str) -> Any:
+        """What its runs have in common, such as "bytes"; None where none is finished, or it is not told."""
+        return self.results[0].report.get(name) if self.results else None
+
+    def seconds(self) -> float | None:
+        """Mean wall time of its runs."""
+        found = [result.seconds for result in self.results if result.seconds is not None]
+        return statistics.fmean(found) if found else None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All arms of a study, in its order, and the runs that failed."""
+
+    title: str
+    entries: tuple[Entry, ...]
+    failures: tuple[Failure, ...]
+
+    def sections(self) -> dict[str, list[Entry]]:
+        """The entries of each factor, in order."""
+        found = dict[str, list[Entry]]()
+        for entry in self.entries:
+            for factor in entry.arm.factors:
+                found.setdefault(factor, []).append(entry)
+        return found
+
+
+def summarise(title: str, arms: Iterable[Arm], results: Results) -> Summary:
+    """What the finished runs say."""
+    bare = {arm.name: _entry(arm, results) for arm in arms}
+    noise = {metric: _noise(bare.values(), metric) for metric in METRICS}
+    entries = list[Entry]()
+    for entry in bare.values():
+        found = {name: _differences(entry, bare[name], noise) for name in entry.arm.against}
+        known = {name: differences for name, differences in found.items() if differences is not None}
+        entries.append(dataclasses.replace(entry, against=known))
+    failures = {
+        run.digest: Failure(entry.arm.name, run.seed, results.failed[run.digest])
+        for entry in entries
+        for variant in entry.arm.variants
+        for run in variant.runs
+        if run.digest in results.failed
+    }
+    return Summary(title, tuple(entries), tuple(failures.values()))
+
+
+def _entry(arm: Arm, results: Results) -> Entry:
+    chosen = arm.chosen(results.finished, results.failed)
+    done = [run for run in chosen.runs if run.digest in results.finished] if chosen else []
+    return Entry(
+        arm=arm,
+        runs=tuple(done),
+        results=tuple(results.finished[run.digest] for run in done),
+        wanted=len(arm.variants[0].runs),
+        tuned=chosen.tuned if chosen else {},
+        against={},
+    )
+
+
+def _noise(entries: Iterable[Entry], metric: str) -> dict[str, list[Sample]]:
+    """The samples of all arms of some rows, by those rows; arms that share their runs count once."""
+    found = dict[str, dict[tuple[str, ...], Sample]]()
+    for entry in entries:
+        digests = tuple(result.digest for result in entry.results)
+        found.setdefault(entry.arm.rows, {})[digests] = entry.sample("test", metric)
+    return {rows: list(samples.values()) for rows, samples in found.items()}
+
+
+def _differences(
+    entry: Entry, other: Entry, noise: Mapping[str, Mapping[str, list[Sample]]]
+) -> dict[str, Difference] | None:
+    """The differences of two arms by metric; None where they have other rows, or one has no finished run yet."""
+    rows = entry.arm.rows
+    pairs = {metric: (entry.sample("test", metric), other.sample("test", metric)) for metric in METRICS}
+    if rows != other.arm.rows or not all(mine and theirs for mine, theirs in pairs.values()):
+        return None
+    return {
+        metric: compare(mine, theirs, noise[metric][rows], higher_is_better=METRICS[metric])
+        for metric, (mine, theirs) in pairs.items()
+    }
+
+
+def as_dict(summary: Summary, results: Results) -> dict[str, Any]:
+    """The summary for a script."""
+    return {
+        "study": summary.title,
+        "arms": [_arm_as_dict(entry, results) for entry in summary.entries],
+        "failures": [dataclasses.asdict(failure) for failure in summary.failures],
+    }
+
+
+def _arm_as_dict(entry: Entry, results: Results) -> dict[str, Any]:
+    arm = entry.arm
+    tuning = [
+        {"values": dict(variant.tuned), "valid_auc": results.finished[run.digest].metric("valid", "auc")}
+        for variant in arm.variants
+        if (run := variant.runs[0]).digest in results.finished
+    ]
+    facts = ("embedding_parameters", "bytes", "full_bytes", "first_order_bytes", "colliding_ids")
+    return {
+        "arm": arm.name,
+        "factors": arm.factors,
+        "series": arm.series,
+        "recipe": arm.variants[0].runs[0].recipe,
+        "set": entry.runs[0].settings if entry.runs else None,
+        "wanted": entry.wanted,
+        "tuned": dict(entry.tuned),
+        "tuning": tuning if len(arm.variants) > 1 else [],
+        **{name: entry.fact(name) for name in facts},
+        "runs": [
+            {
+                "seed": run.seed,
+                "run": run.digest,
+                **{key: result.report[key] for key in ("best_epoch", "valid", "test")},
+                "seconds": result.seconds,
+                "peak_bytes": result.peak_bytes,
+            }
+            for run, result in zip(entry.runs, entry.results, strict=True)
+        ],
+        "against": {
+            name: {metric: dataclasses.asdict(difference) for metric, difference in found.items()}
+            for name, found in entry.against.items()
+        },
+    }
