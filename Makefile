@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 SHELL := bash
 
-.PHONY: help demo test lint fmt bench protos clean
+.PHONY: help demo test lint fmt bench study protos clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -42,6 +42,13 @@ bench: build/models/ctr ## rate and latency of `quorem serve` on this machine, i
 build/models/ctr: | $(STAMP)
 	$(BIN)/quorem train synthetic --out build/run --set train.epochs=1
 	$(BIN)/quorem export build/run --to $@
+
+STUDIES ?= frappe movielens synthetic
+
+study: $(STAMP) ## the studies of benchmarks/partitions, each run once, into build/study; STUDIES=smoke takes a minute
+	for study in $(STUDIES); do \
+		$(BIN)/quorem compare benchmarks/partitions/$$study.toml --out build/study/$$study || exit; \
+	done
 
 protos: $(STAMP) ## the generated code of protos/*.proto
 	$(BIN)/python -m quorem.protos
