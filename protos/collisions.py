@@ -14,7 +14,7 @@ from .errors import PlanError
 from .ids import Int64s
 from .partitions import LARGEST_ID, Pairs
 
-COUNTED_IDS = 2**24  # as many are counted where no rule decides: seconds, and a gigabyte at most
+COUNTED_IDS = 2**20  # as many are counted where no rule decides: a manifest is read in seconds, whatever it says
 DENSE = 8  # tuples an id: up to so many, they are counted by a flag each, without sorting the ids
 Int32s = npt.NDArray[np.int32]
 

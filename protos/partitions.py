@@ -209,7 +209,7 @@ def _check_several(n: int) -> None:
         raise OneId(
             "a field of several tables has at least two ids",
             found="n = 1",
-            remedy="Leave the field full: one id is one row (a threshold of 1 does so)",
+            remedy='Say scheme = "full" for the field: one id is one row',
         )
 
 

@@ -100,7 +100,7 @@ def test_a_million_ids_are_counted_where_no_rule_decides() -> None:
 
 
 def test_more_ids_than_can_be_counted_are_refused() -> None:
-    with pytest.raises(PlanError, match=r"^here: .*mixed radix.*16,777,216 ids.*\(3, 7\).*named schemes") as caught:
+    with pytest.raises(PlanError, match=r"^here: .*mixed radix.*1,048,576 ids.*\(3, 7\).*named schemes") as caught:
         count_collisions(COUNTED_IDS + 1, [(1, 4), (3, 7)], "here")
     assert type(caught.value) is PlanError
 

@@ -121,13 +121,14 @@ def epochs(out: Path, least: int) -> bool:
     return any(path.read_text().count("\n") >= least for path in lines)
 
 
-def at_work(out: Path) -> list[str]:
-    """Living trainings of this study."""
-    found = list[str]()
+def at_work(out: Path) -> list[int]:
+    """Process numbers of the living trainings of this study."""
+    found = list[int]()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            found.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    return [line for line in found if f"{out}/runs" in line]
+            if f"{out}/runs".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
 
 
 def test_a_study_is_told_before_while_and_after_it_runs(whole: tuple[Path, str]):
@@ -183,10 +184,16 @@ def test_stopped_and_killed_it_goes_on_and_ends_with_the_same_table(study: Path,
     epochs_before = (long / "metrics.jsonl").read_text().count("\n")
     with subprocess.Popen(quiet, stderr=subprocess.PIPE, text=True, start_new_session=True) as killed:
         until(lambda: epochs(out, epochs_before + 3), killed)
-        code, _, refused = compare(study, "--out", out, "--report")
+        held = [killed.pid, *at_work(out)]
+        for pid in held:  # time stands still for the study, however long the look at it takes
+            os.kill(pid, signal.SIGSTOP)
+        assert compare(study, "--out", out, "--report", "--quiet") == (0, "", "")
+        code, _, refused = compare(study, "--out", out)
+        os.killpg(killed.pid, signal.SIGKILL)
+        for pid in held[1:]:
+            os.kill(pid, signal.SIGCONT)
         assert code == 2
         assert f"process {killed.pid}" in refused
-        os.killpg(killed.pid, signal.SIGKILL)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while at_work(out):  # its trainings notice, save themselves and end
         assert time.monotonic() < deadline

@@ -137,6 +137,7 @@ def test_the_name_of_checkpoints_is_the_one_that_training_writes():
         (HEAD + 'set = ["train.lr=-1"]', "arm 'full'"),
         (HEAD + 'set = ["embedding.shceme=qr"]', "shceme"),
         (HEAD + 'set = ["nonsense"]', "key=value"),
+        (HEAD + 'set = ["train.seed=3"]', "Say `seeds` instead"),
         (HEAD + 'recipe = "nobody"', "nobody"),
         (HEAD + 'tune = { "train.lr" = [] }', "tune"),
         (HEAD + "tune = { train.lr = [0.1] }", "tune"),

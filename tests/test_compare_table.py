@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from quorem.protos import manifest_pb2 as pb
 from quorem.train.compare.arms import make_arms
 from quorem.train.compare.figures import draw_figures
 from quorem.train.compare.results import Result, Results, last_words
 from quorem.train.compare.summary import Summary, as_dict, summarise
 from quorem.train.compare.table import to_csv, to_markdown
+from quorem.train.report import as_dict as report_as_dict
 
 GOLDEN = Path(__file__).with_name("golden")
 STUDY = """
@@ -113,14 +115,19 @@ def without_seconds(table: str) -> list[str]:
     return [re.sub(r"\|[^|]*\|$", "|", line) for line in table.splitlines()]
 
 
-def test_a_fact_that_runs_report_becomes_a_column(made: tuple[Summary, Results]):
+def test_collisions_that_runs_report_become_a_column(made: tuple[Summary, Results]):
     summary, results = made
     assert "colliding ids" not in to_markdown(summary)
+    plan = pb.Plan(fields=[pb.Field(feature="a", cardinality=5000, tables=[pb.Table(rows=3766, dim=1)])])
+    plan.fields[0].MergeFrom(pb.Field(scheme=pb.HASHED, combine=pb.ALONE, dim=1, collisions=1234))
+    told = report_as_dict(pb.Manifest(plan=plan))
     for digest, result in results.finished.items():
-        results.finished[digest] = dataclasses.replace(result, report={**result.report, "colliding_ids": 1234})
-    table = to_markdown(summarise(summary.title, [entry.arm for entry in summary.entries], results))
-    assert "colliding ids" in table
-    assert "1,234" in table
+        results.finished[digest] = dataclasses.replace(result, report={**told, **result.report})
+    again = summarise(summary.title, [entry.arm for entry in summary.entries], results)
+    assert "colliding ids" in to_markdown(again)
+    assert "1,234" in to_markdown(again)
+    assert {line["collisions"] for line in csv.DictReader(io.StringIO(to_csv(again)))} == {"", "1234"}
+    assert {arm["collisions"] for arm in as_dict(again, results)["arms"]} == {None, 1234}
 
 
 def test_nothing_is_said_without_test_rows(made: tuple[Summary, Results]):

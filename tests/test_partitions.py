@@ -277,7 +277,7 @@ def test_no_scheme_takes_no_ids_or_more_than_int64_holds(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", SEVERAL)
 def test_several_tables_take_more_than_one_id(scheme: str) -> None:
-    with pytest.raises(OneId, match=r"at least two ids\. Found: n = 1\. Leave the field full"):
+    with pytest.raises(OneId, match=r"at least two ids\. Found: n = 1\. Say scheme"):
         SEVERAL[scheme](1)
 
 

@@ -222,6 +222,14 @@ def test_a_remainder_is_found_where_pairs_are_too_many_to_look_at(monkeypatch: p
     assert least_remainder(np.random.default_rng(1).integers(0, 3, 1000)) == 1000  # none of those tried, so all
 
 
+def test_moduli_that_no_large_class_bears_are_not_tried_on_every_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quorem.train.remainder.MOST_PAIRS", 0)
+    groups, looked_at, unique = np.random.default_rng(1).integers(0, 100, 10_000), list[int](), np.unique
+    monkeypatch.setattr("quorem.train.remainder.np.unique", lambda ids: looked_at.append(len(ids)) or unique(ids))
+    assert least_remainder(groups) == len(groups)
+    assert sum(looked_at) < len(groups)
+
+
 # ---------------------------------------------------------------- refused
 
 
@@ -321,3 +329,4 @@ def test_a_plan_takes_its_classes_from_the_recipe(cars: Path) -> None:
     write_cars(cars / "cars.csv", [(name, brand, kind, year[:2]) for name, brand, kind, year in with_names(CARS)])
     other = quorem(*run, "--out", cars / "other", "--set", "embedding.allow_collisions=true", check=2)
     assert json.loads(other.stderr)["error"] == "NotComplementary"
+    assert "the class table that the plan was made from" in json.loads(other.stderr)["remedy"]

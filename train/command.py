@@ -33,7 +33,9 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a shipped recipe")
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="the run directory to write")
-    parser.add_argument("--plan", metavar="PLAN", type=Path, help="a plan.json; it overrides the recipe's [embedding]")
+    parser.add_argument(
+        "--plan", metavar="PLAN", type=Path, help="a plan.json, the `plan` of a manifest; it overrides [embedding]"
+    )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one"
     )

@@ -6,7 +6,7 @@ from typing import TypeVar
 from ..protos import manifest_pb2 as pb
 from ..protos import packing, partitions, plan, schema
 from ..protos.collisions import Int32s
-from ..protos.errors import PlanError, WrongClasses
+from ..protos.errors import NotComplementary, PlanError, WrongClasses
 from ..protos.manifest import class_name
 from .recipe import SIZE_KEYS, EmbeddingConfig, FieldConfig
 from .semantic import Semantics
@@ -64,7 +64,11 @@ def classes_of(made: pb.Plan, semantics: Mapping[str, Semantics], where: str) ->
                 where=place,
                 remedy=f'Say scheme = "semantic" in [embedding.fields.{field.feature}], with the plan\'s partitions',
             )
-        plan.check_classes(field, arrays, place)
+        try:
+            plan.check_classes(field, arrays, place)
+        except (WrongClasses, NotComplementary) as error:
+            remedy = f"Name the class table that the plan was made from in [embedding.fields.{field.feature}]"
+            raise type(error)(error.rule, found=error.found, where=error.where, remedy=remedy) from None
         found |= {class_name(field.feature, j): array for j, array in arrays.items()}
     return found
 

@@ -91,6 +91,7 @@ class FieldConfig(Section):
     A field that says anything of how large its tables are takes nothing of that from `[embedding]`.
 
     scheme: of this field, however few ids it has: `threshold` leaves it alone, and what it cannot have is an error.
+        Where its tables would be no smaller than a full one, the field stays full.
     radices: mixed_radix only: the rows of its tables, the lowest digit's first.
     moduli: chinese_remainder only: the rows of its tables, pairwise coprime.
     table, key, partitions: semantic only: a file (CSV or Parquet) with a row for each value of the feature in its
@@ -192,6 +193,15 @@ class EmbeddingConfig(Section):
             raise ValueError('scheme = "semantic" names one field\'s classes: say it in [embedding.fields]')
         if self.hidden and "path" not in {self.combine, *(field.combine for field in self.fields.values())}:
             raise ValueError('`hidden` goes with combine = "path"')
+        for name, field in self.fields.items():
+            given = [key for key in SIZE_KEYS if getattr(field, key) is not None]
+            if strange := [key for key in given if key not in SIZES[field.scheme or self.scheme]]:
+                raise ValueError(
+                    f'{", ".join(strange)} of field {name} means nothing with scheme = "{self.scheme}": '
+                    "say the field's own `scheme`"
+                )
+            if field.hidden and (field.combine or self.combine) != "path":
+                raise ValueError(f'`hidden` of field {name} goes with combine = "path"')
         return self
 
 

@@ -177,14 +177,19 @@ def _steps(location: Sequence[str | int], content: Any) -> list[str]:
 
 
 def _keys(model: Any, steps: Sequence[str], content: Any) -> list[str]:
-    """The keys that the section at `steps` knows, found by following the models' fields."""
-    models = _models(model)
+    """The keys that the section at `steps` knows, by following the models' fields: of a union's, the one it names."""
+    models, held = _models(model), content if isinstance(content, dict) else {}
     if not steps:
-        return sorted({key for each in models for key in each.model_fields})
-    for each in models:
-        if steps[0] in each.model_fields:
-            return _keys(each.model_fields[steps[0]].annotation, steps[1:], content)
-    return _keys(model, steps[1:], content)  # the key of a table of sections: a feature's name
+        named = [each for each in models if held.get("name") in get_args(_annotation(each, "name"))]
+        return sorted({key for each in named or models for key in each.model_fields})
+    annotations = [annotation for each in models if (annotation := _annotation(each, steps[0]))]
+    inner = annotations[0] if annotations else model  # else the key of a table of sections: a feature's name
+    return _keys(inner, steps[1:], held.get(steps[0]))
+
+
+def _annotation(model: type[BaseModel], key: str) -> Any:
+    """What a section says its key holds; None where it has no such key."""
+    return model.model_fields[key].annotation if key in model.model_fields else None
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

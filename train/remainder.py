@@ -24,8 +24,10 @@ def least_remainder(groups: Int64s) -> int:
     largest = int(sizes.max())
     if int((sizes * (sizes - 1) // 2).sum()) > MOST_PAIRS:
         tried = range(largest, min(n, largest + TRIES))
-        ids = np.arange(n)
-        return next((m for m in tried if len(np.unique(groups * m + ids % m)) == n), n)
+        ids, crowd = np.arange(n), np.flatnonzero(groups == sizes.argmax())
+        # The largest class is the hardest to tell apart, and soon looked at: it refuses most m before all ids are.
+        fit = (m for m in tried if len(np.unique(crowd % m)) == largest)
+        return next((m for m in fit if len(np.unique(groups * m + ids % m)) == n), n)
     differs = _differences(groups, sizes)
     return next(m for m in range(largest, n + 1) if not differs[m::m].any())
 

@@ -158,7 +158,7 @@ def _make_model(
         "embedding tables fit in memory",
         found=f"{total:,} bytes; {largest.feature!r} alone takes {table_bytes(largest):,}",
         where="[embedding]",
-        remedy="Compress it (embedding.scheme, collisions), or lower the feature's size or buckets",
+        remedy="Compress it (embedding.scheme, collisions, tables, bytes), or lower the feature's size or buckets",
     )
     if total >= LARGEST_PLAN_BYTES:
         raise too_large

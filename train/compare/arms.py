@@ -147,6 +147,13 @@ def _make_arm(study: StudyConfig, config: ArmConfig, path: Path, laid_over: Sequ
     for combination in itertools.product(*config.tune.values()):
         tuned = dict(zip(config.tune, combination, strict=True))
         laid = (*study.set, *config.set, *(setting(key, value) for key, value in tuned.items()), *laid_over)
+        if any(each.partition("=")[0].strip() == "train.seed" for each in laid):
+            raise RecipeError(
+                "an arm has a run for each of its `seeds`",
+                found="train.seed",
+                where=where,
+                remedy="Say `seeds` instead",
+            )
         runs = list[Run]()
         for seed in config.seeds or study.seeds:
             try:

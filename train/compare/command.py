@@ -53,14 +53,17 @@ examples:
   quorem compare study.toml --out study --jobs 2
   quorem compare study.toml --out study --limit-minutes 30    what is left stays to be done
   quorem compare study.toml --out study --arm 'qr*' --seeds 1    these first
-  quorem compare study.toml --out study --report          tables of what is finished; runs nothing
+  quorem compare study.toml --out study --report          tables of what is finished, even while it runs
 
 --arm, --seeds and --limit-minutes say what is run now; the tables tell of all that is finished.
+A run is known by its resolved recipe and seed alone: after other rows stand behind its paths,
+or to train on another device, name another DIR.
+
 Each of the JOBS processes gets its share of the cores as threads. Figures depend on the number
 of threads in their last digits, so keep to one JOBS within a study.
 
 Ctrl-C saves every run under way. Exit codes: 0 done (or out of minutes), 1 some runs failed
-(the table says why), 2 refused, 130 stopped."""
+(the table says why; the same command tries them again), 2 refused, 130 stopped."""
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -99,7 +99,9 @@ def _epoch(rows: tuple[int, int], rate: float) -> float:
 
 
 def _task(run: Run, directory: Path) -> Task:
-    settings = [*run.settings, f"train.epochs={PROBE_EPOCHS}", f"data.rows={PROBE_ROWS}"]
+    asked, _ = read_recipe(run.recipe, run.settings, run.seed)
+    rows = min(PROBE_ROWS, asked.data.rows or PROBE_ROWS)
+    settings = [*run.settings, f"train.epochs={PROBE_EPOCHS}", f"data.rows={rows}"]
     recipe, base = read_recipe(run.recipe, settings, run.seed)
     path = directory / f"{run.digest}.toml"
     path.write_text(to_toml(recipe, base), "utf-8")

@@ -43,7 +43,7 @@ def locked(directory: Path) -> Iterator[int]:
                         "one `quorem compare` at a time works in a directory",
                         found=f"process {holder}" if _lives(holder) else "trainings of one that was killed",
                         where=str(directory),
-                        remedy="Wait for it, stop it, or name another --out",
+                        remedy="Wait for it (--report tells of what is finished), stop it, or name another --out",
                     ) from None
             time.sleep(LOOK_SECONDS)
         os.ftruncate(handle, 0)

@@ -77,7 +77,10 @@ class Results:
         path = self.directory / run.digest
         sweep(path)
         manifests.write_atomically(path.with_suffix(".toml"), run.text.encode())
-        return (path / CHECKPOINT).exists()
+        resumed = (path / CHECKPOINT).exists()
+        if not resumed:  # what an attempt took that left nothing is no part of this one
+            (self.directory / f"{run.digest}.json").unlink(missing_ok=True)
+        return resumed
 
     def record(self, run: "Run", label: str, ended: "Ended", *, stopped: bool) -> None:
         """Write down that a process of a run ended: finished, failed, or (all were told to) stopped on the way."""

@@ -34,12 +34,13 @@ def main(args: argparse.Namespace) -> int:
     jobs = args.jobs or cores()
     if args.estimate:
         return _estimate(args, Work(study.title, arms, chosen, args.out, args.seeds), jobs)
+    if args.report:  # needs no lock: it reads what is whole, and writes whole files
+        work = Work(study.title, arms, chosen, args.out, args.seeds)
+        work.results.recall_failures([run.digest for arm in arms for each in arm.variants for run in each.runs])
+        return _report(args, work, stopped=False)
     (args.out / RUNS).mkdir(parents=True, exist_ok=True)
     with locked(args.out) as held:
         work = Work(study.title, arms, chosen, args.out, args.seeds)
-        if args.report:
-            work.results.recall_failures([run.digest for arm in arms for each in arm.variants for run in each.runs])
-            return _report(args, work, stopped=False)
         minutes = float("inf") if args.limit_minutes is None else args.limit_minutes
         with Children(jobs, args.device, held) as children, Display(Console(stderr=True, quiet=args.quiet)) as display:
             if not args.quiet:

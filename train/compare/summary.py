@@ -139,7 +139,7 @@ def _arm_as_dict(entry: Entry, results: Results) -> dict[str, Any]:
         for variant in arm.variants
         if (run := variant.runs[0]).digest in results.finished
     ]
-    facts = ("embedding_parameters", "bytes", "full_bytes", "first_order_bytes", "colliding_ids")
+    facts = ("embedding_parameters", "bytes", "full_bytes", "first_order_bytes", "collisions")
     return {
         "arm": arm.name,
         "factors": arm.factors,

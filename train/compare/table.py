@@ -12,9 +12,9 @@ from .summary import Entry, Failure, Summary
 ABSENT = "-"
 NOTES = """\
 Means ± standard deviations over seeds, of the best epoch by validation AUC. Bytes are those of float32 embedding
-tables, without first-order ones; compression is against full tables. Differences are of test AUC, ± the 95 % interval
-of Welch's t-test; *pooled*: one of the two arms has a single run, and the noise is that of the study's arms with
-several on the same rows. One in twenty verdicts on arms that do not differ is chance."""
+tables and of classes, without first-order tables; compression is against full tables. Differences are of test AUC, ±
+the 95 % interval of Welch's t-test; *pooled*: one of the two arms has a single run, and the noise is that of the
+study's arms with several on the same rows. One in twenty verdicts on arms that do not differ is chance."""
 COLUMNS = (
     "factor",
     "arm",
@@ -31,7 +31,7 @@ COLUMNS = (
     "bytes",
     "full_bytes",
     "compression",
-    "colliding_ids",
+    "collisions",
     "tuned",
     "against",
     "seconds",
@@ -72,7 +72,7 @@ def _section(entries: Sequence[Entry]) -> str:
             "parameters": _count(entry.fact("embedding_parameters")),
             "bytes": _count(entry.fact("bytes")),
             "compression": f"{_compression(entry):.1f}x" if entry.results else ABSENT,
-            "colliding ids": _count(entry.fact("colliding_ids")),
+            "colliding ids": _count(entry.fact("collisions")),
             "tuned to": _tuned(entry) or ABSENT,
             "test AUC against": "<br>".join(_comparisons(entry)) or ABSENT,
             "s a run": ABSENT if (seconds := entry.seconds()) is None else f"{seconds:.1f}",
@@ -119,7 +119,7 @@ def _numbers(entry: Entry) -> list[object]:
         *spreads,
         *facts,
         round(_compression(entry), 4) if entry.results else None,
-        entry.fact("colliding_ids"),
+        entry.fact("collisions"),
         _tuned(entry),
         "; ".join(_comparisons(entry)),
         None if (seconds := entry.seconds()) is None else round(seconds, 2),
