@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
-from quorem.train.compare.arms import Run, make_arms
+from quorem.train.compare.arms import make_arms
 from quorem.train.compare.estimate import Costs, Probed, duration, told
 from quorem.train.compare.results import Result
+from quorem.train.compare.training import Run
 
 STUDY = """
 [study]

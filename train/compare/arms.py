@@ -15,37 +15,10 @@ from ..recipe_file import read_recipe, shipped_recipes, to_toml
 from .results import Result
 from .study import ArmConfig, StudyConfig, Value
 from .study_file import LARGEST_GRID, read_study, setting, written
+from .training import Kind, Run
 
 DIGEST_DIGITS = 16
 USUAL_EPOCHS = 20  # that early stopping leaves of a hundred, where the study does not say
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What runs of about the same cost share: recipe and model; `name` tells it to a reader."""
-
-    name: str
-    model: str
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training.
-
-    digest: of the resolved recipe, which holds the seed: the name of the run's directory, and what makes it one run
-        whichever arms it belongs to.
-    text: the resolved recipe, TOML.
-    recipe, settings: what it was resolved from, as `quorem train` takes them.
-    epochs: how many it is expected to take.
-    """
-
-    digest: str
-    seed: int
-    text: str
-    recipe: str
-    settings: tuple[str, ...]
-    kind: Kind
-    epochs: int
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from ...protos.partitions import LARGEST_ID
 from .. import data
 from ..progress import METRICS
 from ..recipe_file import read_recipe, to_toml
-from .arms import Kind, Run
 from .children import Children, Task
 from .results import Result, last_words
+from .training import Kind, Run
 
 PROBE_ROWS, PROBE_EPOCHS = 40_000, 2
 FORWARD_SHARE = 1 / 3  # of what a training row costs, for a row that is only scored

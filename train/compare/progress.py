@@ -5,9 +5,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .arms import Run
 from .estimate import duration
 from .results import Result
+from .training import Run
 
 
 class Display:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from ...protos import manifest as manifests
 from ...protos.errors import QuoremError
 from ..report import as_dict
+from .training import Run
 
 if TYPE_CHECKING:
-    from .arms import Run
     from .children import Ended
 
 CHECKPOINT = "checkpoint.safetensors"  # as checkpoint.py has it, which would import torch
@@ -72,7 +72,7 @@ class Results:
         except (OSError, ValueError):
             return {}
 
-    def prepare(self, run: "Run") -> bool:
+    def prepare(self, run: Run) -> bool:
         """Lay a run's recipe beside its directory; whether it is to be resumed."""
         path = self.directory / run.digest
         sweep(path)
@@ -82,7 +82,7 @@ class Results:
             (self.directory / f"{run.digest}.json").unlink(missing_ok=True)
         return resumed
 
-    def record(self, run: "Run", label: str, ended: "Ended", *, stopped: bool) -> None:
+    def record(self, run: Run, label: str, ended: "Ended", *, stopped: bool) -> None:
         """Write down that a process of a run ended: finished, failed, or (all were told to) stopped on the way."""
         before = self.facts(run.digest)
         facts: dict[str, Any] = {

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .arms import Arm, Run
+from .arms import Arm
 from .noise import Difference, Sample, compare
 from .results import Result, Results
 from .study import Value
+from .training import Run
 
 METRICS = {"auc": True, "logloss": False}  # name -> whether higher is better
 
