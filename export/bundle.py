@@ -224,7 +224,7 @@ def _check_vocabularies(manifest: pb.Manifest, weights: Tensors) -> None:
 def _check_classes(manifest: pb.Manifest, weights: Tensors) -> None:
     """Semantic fields have the collisions that the plan says: the classes as they will be looked up prove it."""
     for field in (*manifest.plan.fields, *manifest.plan.first_order):
-        names = {j: manifests.class_name(field.feature, j) for j, table in enumerate(field.tables) if table.classes}
+        names = {j: manifests.class_name(field.feature, j) for j in plan.class_tables(field)}
         if names:
             arrays = {j: weights.read(name) for j, name in names.items()}
             plan.check_classes(field, arrays, f"{weights.path}, feature {field.feature!r}")

@@ -7,7 +7,7 @@ import numpy as np
 from . import manifest_pb2 as pb
 from .collisions import Int32s
 from .errors import Malformed
-from .plan import CLASS_BYTES, check_classes
+from .plan import CLASS_BYTES, check_classes, class_tables
 
 AGAIN = "Export the run again, as a new version"
 
@@ -19,8 +19,8 @@ def check_stored(tables: Path, manifest: pb.Manifest) -> None:
         Malformed: the bundle does not say where each of them stands, or they leave the file.
         WrongClasses, NotComplementary: see plan.check_classes.
     """
-    fields = [field for field in (*manifest.plan.fields, *manifest.plan.first_order) if _numbers(field)]
-    wanted = {(field.feature, j): field.cardinality for field in fields for j in _numbers(field)}
+    fields = [field for field in (*manifest.plan.fields, *manifest.plan.first_order) if class_tables(field)]
+    wanted = {(field.feature, j): field.cardinality for field in fields for j in class_tables(field)}
     told = [(each.feature, each.table) for each in manifest.export.class_arrays]
     if len(told) != len(wanted) or set(told) != set(wanted):
         raise Malformed(
@@ -53,7 +53,7 @@ def check_stored(tables: Path, manifest: pb.Manifest) -> None:
         if twin is not None:
             continue  # first-order tables share rows and classes with the others
         proved.append(field)
-        given = {j: arrays[field.feature, j] for j in _numbers(field)}
+        given = {j: arrays[field.feature, j] for j in class_tables(field)}
         check_classes(field, given, f"{tables}, feature {field.feature!r}")
 
 
@@ -63,8 +63,3 @@ def _alike(one: pb.Field, other: pb.Field) -> bool:
     return same == (other.feature, other.cardinality, other.collisions, other.complementary) and [
         (table.divide, table.rows, table.classes) for table in one.tables
     ] == [(table.divide, table.rows, table.classes) for table in other.tables]
-
-
-def _numbers(field: pb.Field) -> list[int]:
-    """The tables that have classes."""
-    return [j for j, table in enumerate(field.tables) if table.classes]

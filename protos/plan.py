@@ -27,6 +27,11 @@ def vector_dims(field: pb.Field) -> list[int]:
     return [table.dim for table in field.tables] if field.combine == pb.FEATURE else [field.dim]
 
 
+def class_tables(field: pb.Field) -> list[int]:
+    """The numbers of the field's tables whose classes are given id by id."""
+    return [j for j, table in enumerate(field.tables) if table.classes]
+
+
 def path_width(dim: int, hidden: int) -> int:
     """How many weights a function of PATH has: of a linear map, or of an MLP with one hidden layer."""
     return hidden * dim + hidden + dim * hidden + dim if hidden else dim * dim + dim

@@ -51,7 +51,7 @@ def classes_of(made: pb.Plan, semantics: Mapping[str, Semantics], where: str) ->
     """
     found = dict[str, Int32s]()
     for field in [*made.fields, *made.first_order]:
-        wanted = [j for j, table in enumerate(field.tables) if table.classes]
+        wanted = plan.class_tables(field)
         if not wanted:
             continue
         place, known = f"{where}, field {field.feature!r}", semantics.get(field.feature)
