@@ -3,6 +3,7 @@
 Legend: B rows of a request; W width of a value [B, W]; V vectors of width D in a value [B, V, D].
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,10 +57,20 @@ class Packed:
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor and its shape without the batch: (W,) or (V, D)."""
+    """A tensor and its shape without the batch: (W,) or (V, D).
+
+    parts: the values that it consists of, while no node has joined them (`Graph.whole` does): side by side for (W,), or
+        of shapes (V', D).
+    """
 
     tensor: str
     shape: tuple[int, ...]
+    parts: tuple["Value", ...] = ()
+
+    @property
+    def width(self) -> int:
+        """W, or V * D."""
+        return math.prod(self.shape)
 
 
 class Graph:
@@ -123,16 +134,31 @@ class Graph:
         """Tensors side by side; the tensor itself where there is one."""
         return tensors[0] if len(tensors) == 1 else self.node(name, "Concat", *tensors, axis=axis)
 
+    def whole(self, value: Value) -> str:
+        """A value's tensor, of its shape; its parts are joined where it has any."""
+        if not value.parts:
+            return value.tensor
+        if len(value.shape) == 2:
+            return self.concat(value.tensor, [part.tensor for part in value.parts])
+        return self.side_by_side(value.tensor, value.parts)
+
     def flat(self, value: Value) -> str:
         """A value as [B, W]."""
-        return value.tensor if len(value.shape) == 1 else self.node(f"flat/{value.tensor}", "Flatten", value.tensor)
+        tensor = self.whole(value)
+        return tensor if len(value.shape) == 1 else self.node(f"flat/{tensor}", "Flatten", tensor)
+
+    def side_by_side(self, name: str, values: Sequence[Value]) -> str:
+        """Values as one tensor, [B, sum of W]; parts of several dims are joined with the others, not before."""
+        pieces = [part for value in values for part in (value.parts if len(value.shape) == 1 else ()) or (value,)]
+        return self.concat(name, [self.flat(piece) for piece in pieces])
 
     def cube(self, value: Value, dim: int) -> str:
         """A value as [B, W / dim, dim]."""
+        tensor = self.whole(value)
         if value.shape[-1] == dim and len(value.shape) == 2:
-            return value.tensor
-        vectors = self.integers(0, int(np.prod(value.shape)) // dim, dim)  # 0: the batch as it is
-        return self.node(f"cube/{value.tensor}", "Reshape", self.flat(value), vectors)
+            return tensor
+        vectors = self.integers(0, value.width // dim, dim)  # 0: the batch as it is
+        return self.node(f"cube.{dim}/{tensor}", "Reshape", tensor, vectors)
 
     def model(self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """The model: the same calls give the same bytes."""

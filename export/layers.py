@@ -1,6 +1,6 @@
 """Layers in the graph: one function per layer kind, each from values and weights to a value.
 
-Legend: B rows; W width; V vectors of width D; P = V (V - 1) / 2 pairs.
+Legend: B rows; W width. Those of vectors stand in vectors.py.
 """
 
 from collections import Counter
@@ -10,6 +10,7 @@ import numpy as np
 
 from ..protos import manifest_pb2 as pb
 from .graph import Array, Graph, Read, Value
+from .vectors import attend, bi_interaction, dot, fm, unify
 
 
 def build(graph: Graph, net: pb.Net, inputs: Mapping[str, Value], read: Read) -> Value:
@@ -25,10 +26,8 @@ def build(graph: Graph, net: pb.Net, inputs: Mapping[str, Value], read: Read) ->
             values[layer.name] = sources[0]
         elif kind == "linear":
             values[layer.name] = _linear(graph, layer, sources[0], read, norms.get(layer.name))
-        elif kind == "batchnorm":
-            values[layer.name] = _batchnorm(graph, layer, sources[0], read)
-        elif kind in ("cross", "cross_matrix"):
-            values[layer.name] = (_cross if kind == "cross" else _cross_matrix)(graph, layer, sources, read)
+        elif kind in _WEIGHTED:
+            values[layer.name] = _WEIGHTED[kind](graph, layer, sources, read)
         else:
             values[layer.name] = _KINDS[str(kind)](graph, layer, sources)
     return values[net.layers[-1].name]
@@ -61,10 +60,10 @@ def _linear(graph: Graph, layer: pb.Layer, source: Value, read: Read, norm: pb.L
     return Value(output, (layer.linear.outputs,))
 
 
-def _batchnorm(graph: Graph, layer: pb.Layer, source: Value, read: Read) -> Value:
+def _batchnorm(graph: Graph, layer: pb.Layer, sources: Sequence[Value], read: Read) -> Value:
     factor, shift = (each.astype(np.float32) for each in _factor_and_shift(layer, read))
     scaled = graph.node(
-        f"scaled/{layer.name}", "Mul", graph.flat(source), graph.constant(f"factor/{layer.name}", factor)
+        f"scaled/{layer.name}", "Mul", graph.flat(sources[0]), graph.constant(f"factor/{layer.name}", factor)
     )
     output = graph.node(f"layer/{layer.name}", "Add", scaled, graph.constant(f"shift/{layer.name}", shift))
     return Value(output, (layer.batchnorm.width,))
@@ -92,71 +91,36 @@ def _cross_matrix(graph: Graph, layer: pb.Layer, sources: Sequence[Value], read:
     return Value(graph.node(f"layer/{name}", "Add", crossed, x), (layer.cross_matrix.width,))
 
 
+def _bias(graph: Graph, layer: pb.Layer, sources: Sequence[Value], read: Read) -> Value:
+    bias = graph.constant(f"bias/{layer.name}", read(f"{layer.name}.bias"))
+    return Value(graph.node(f"layer/{layer.name}", "Add", graph.flat(sources[0]), bias), (layer.bias.width,))
+
+
 def _concat(graph: Graph, layer: pb.Layer, sources: Sequence[Value]) -> Value:
-    width = sum(int(np.prod(source.shape)) for source in sources)
-    return Value(graph.concat(f"layer/{layer.name}", [graph.flat(source) for source in sources]), (width,))
+    return Value(graph.side_by_side(f"layer/{layer.name}", sources), (sum(source.width for source in sources),))
 
 
 def _sum(graph: Graph, layer: pb.Layer, sources: Sequence[Value]) -> Value:
     if len(sources) == 1:
         return sources[0]
     flats = [graph.flat(source) for source in sources]
-    return Value(graph.node(f"layer/{layer.name}", "Sum", *flats), (int(np.prod(sources[0].shape)),))
+    return Value(graph.node(f"layer/{layer.name}", "Sum", *flats), (sources[0].width,))
 
 
 def _row_sum(graph: Graph, layer: pb.Layer, sources: Sequence[Value]) -> Value:
     source, name = sources[0], f"layer/{layer.name}"
     if len(source.shape) == 2 and source.shape[1] == 1:  # [B, V, 1], as first-order weights come: no need to flatten
-        return Value(graph.node(name, "ReduceSum", source.tensor, graph.integers(1), keepdims=0), (1,))
+        return Value(graph.node(name, "ReduceSum", graph.whole(source), graph.integers(1), keepdims=0), (1,))
     return Value(graph.node(name, "ReduceSum", graph.flat(source), graph.integers(1), keepdims=1), (1,))
 
 
 def _activation(graph: Graph, layer: pb.Layer, sources: Sequence[Value]) -> Value:
     operator = "Relu" if layer.activation.function == pb.RELU else "Sigmoid"
-    return Value(graph.node(f"layer/{layer.name}", operator, sources[0].tensor), sources[0].shape)
+    return Value(graph.node(f"layer/{layer.name}", operator, graph.flat(sources[0])), (sources[0].width,))
 
 
 def _dropout(_graph: Graph, _layer: pb.Layer, sources: Sequence[Value]) -> Value:
     return sources[0]
-
-
-def _fm(graph: Graph, layer: pb.Layer, sources: Sequence[Value]) -> Value:
-    """(|sum of v|^2 - sum of |v|^2) / 2, Rendle, ICDM'10.
-
-    The difference is taken for each of the D components before they are added: the two squares are large beside it.
-    """
-    name, first = layer.name, graph.integers(1)
-    vectors = graph.cube(sources[0], layer.fm.dim)
-    total = graph.node(f"fm.sum/{name}", "ReduceSum", vectors, first, keepdims=0)
-    square = graph.node(f"fm.square/{name}", "Mul", total, total)
-    own = graph.node(f"fm.own/{name}", "Mul", vectors, vectors)
-    own = graph.node(f"fm.squares/{name}", "ReduceSum", own, first, keepdims=0)
-    pairs = graph.node(f"fm.pairs/{name}", "Sub", square, own)
-    twice = graph.node(f"fm.twice/{name}", "ReduceSum", pairs, first, keepdims=1)
-    half = graph.constant("number/0.5", np.array([0.5], np.float32))
-    return Value(graph.node(f"layer/{name}", "Mul", twice, half), (1,))
-
-
-def _dot(graph: Graph, layer: pb.Layer, sources: Sequence[Value]) -> Value:
-    """<v_i, v_j> for i > j, row by row, Naumov et al. 2019: all products, then the lower triangle.
-
-    GatherElements over one flat index per row takes three quarters of the time that a Gather along the width takes.
-    """
-    name, count, dim = layer.name, layer.dot.vectors, layer.dot.dim
-    if all(int(np.prod(source.shape)) % dim == 0 for source in sources):
-        vectors = graph.concat(f"dot.vectors/{name}", [graph.cube(source, dim) for source in sources])
-    else:
-        vectors = graph.cube(_concat(graph, pb.Layer(name=f"dot.inputs/{name}"), sources), dim)
-    transposed = graph.node(f"dot.transposed/{name}", "Transpose", vectors, perm=(0, 2, 1))
-    products = graph.node(f"dot.products/{name}", "MatMul", vectors, transposed)
-    products = graph.node(f"dot.flat/{name}", "Flatten", products)
-    i, j = np.tril_indices(count, -1)
-    triangle = graph.constant(f"dot.triangle/{name}", (i * count + j).astype(np.int64)[None])
-    rows = graph.node(f"dot.rows/{name}", "Shape", products, start=0, end=1)
-    shape = graph.concat(f"dot.shape/{name}", [rows, graph.integers(len(i))], axis=0)
-    triangles = graph.node(f"dot.triangles/{name}", "Expand", triangle, shape)
-    output = graph.node(f"layer/{name}", "GatherElements", products, triangles, axis=1)
-    return Value(output, (len(i),))
 
 
 _KINDS: dict[str, Callable[[Graph, pb.Layer, Sequence[Value]], Value]] = {
@@ -165,6 +129,15 @@ _KINDS: dict[str, Callable[[Graph, pb.Layer, Sequence[Value]], Value]] = {
     "row_sum": _row_sum,
     "activation": _activation,
     "dropout": _dropout,
-    "fm": _fm,
-    "dot": _dot,
+    "fm": fm,
+    "bi_interaction": bi_interaction,
+    "dot": dot,
+}
+_WEIGHTED: dict[str, Callable[[Graph, pb.Layer, Sequence[Value], Read], Value]] = {
+    "batchnorm": _batchnorm,
+    "bias": _bias,
+    "cross": _cross,
+    "cross_matrix": _cross_matrix,
+    "unify": unify,
+    "attention": attend,
 }

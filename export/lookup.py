@@ -43,11 +43,11 @@ def look_up(
         vectors = compose(graph, label, name, each[0], parts, rows)
         vectors = pool(graph, label, vectors, [features[field.feature] for field in each], schema)
         found.append(Value(vectors, (len(each), group.dim)))
-    if len({value.shape[1] for value in found}) == 1:
-        cubes = [value.tensor for value in found]
-        return Value(graph.concat(f"{name}/vectors", cubes), (len(fields), found[0].shape[1]))
-    flats = [graph.flat(value) for value in found]
-    return Value(graph.concat(f"{name}/vectors", flats), (sum(field.dim for field in fields),))
+    if len(found) == 1:
+        return found[0]
+    one_dim = len({value.shape[1] for value in found}) == 1
+    shape = (len(fields), found[0].shape[1]) if one_dim else (sum(field.dim for field in fields),)
+    return Value(f"{name}/vectors", shape, tuple(found))
 
 
 def _join(

@@ -8,24 +8,36 @@ Show what a run directory or a version of a model holds: features and the tables
 bytes against full tables, layers, metrics, and files. A table stands as (divide,rows):
 id x has row x // divide % rows in it.
 
+Of a plan directory of `quorem search`: the dim of each field with its probability, its margin
+over the next candidate, and the bytes that it saves. Of several of them: their dims side by
+side, and how far the searches agree.
+
 The digest of every file is verified first; a directory that was changed is refused."""
 
 EXAMPLES = """\
 examples:
   quorem inspect runs/qr
-  quorem inspect models/ctr/1 --json | jq .tables"""
+  quorem inspect models/ctr/1 --json | jq .tables
+  quorem inspect plans/1
+  quorem inspect plans/1 plans/2 plans/3      searches of several seeds"""
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add `inspect` to the commands of `quorem`."""
     parser = commands.add_parser(
         "inspect",
-        help="what a run or a version of a model holds, verified",
+        help="what a run, a version of a model or a plan holds, verified",
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("path", metavar="PATH", type=Path, help="a run directory, or a version's: models/ctr/1")
+    parser.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="+",
+        type=Path,
+        help="a run directory, a version's (models/ctr/1), or one plan directory or more",
+    )
     parser.add_argument("--json", action="store_true", help="print the facts as one JSON object, and errors too")
     parser.set_defaults(run=_run, extra=None)
 

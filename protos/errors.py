@@ -32,7 +32,7 @@
     │   ├── OutOfRange         an id outside the range that the schema enforces
     │   └── TooLarge           more rows, bytes or items than the limits allow
     ├── NotFound               a model, a version or a label that is not served
-    ├── WrongSchema            the caller was built for another schema
+    ├── WrongSchema            the caller was built, or the plan was searched, for another schema
     ├── Unimplemented          a part of the protocol that this server does not have
     └── Unavailable            the endpoint or the model cannot answer now
 
@@ -198,7 +198,7 @@ class NotFound(QuoremError):
 
 
 class WrongSchema(QuoremError):
-    """The caller was built for another schema than the model that is served."""
+    """The caller was built for another schema than the model that is served, or the plan was searched for another."""
 
 
 class Unimplemented(QuoremError):

@@ -6,8 +6,10 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from google.protobuf import json_format
+from google.protobuf.message import Message
 
 from . import manifest_pb2 as pb
 from . import nets, packing, plan, schema
@@ -18,6 +20,9 @@ FORMAT_VERSION = 1
 MAX_BYTES = 64 << 20
 QUOTED = 200  # characters of a parser's message that an error repeats
 NAME_BYTES = 255  # of a file's name, as file systems have it
+AGAIN = "Write it again with `quorem train` or `quorem export`; manifests are not edited by hand"
+AnyMessage = TypeVar("AnyMessage", bound=Message)
+Versioned = TypeVar("Versioned", pb.Manifest, pb.Search)
 
 
 def sha256_of(path: Path) -> str:
@@ -36,8 +41,13 @@ def describe_files(directory: Path, names: Sequence[str]) -> list[pb.File]:
 
 def write(directory: Path, manifest: pb.Manifest) -> None:
     """Write `manifest.json`: the same manifest gives the same bytes."""
-    text = json_format.MessageToJson(manifest, preserving_proto_field_name=True, sort_keys=True, indent=1)
-    write_atomically(directory / NAME, text.encode() + b"\n")
+    write_message(directory / NAME, manifest)
+
+
+def write_message(path: Path, message: Message) -> None:
+    """Write a message as JSON with the names of its .proto: the same message gives the same bytes."""
+    text = json_format.MessageToJson(message, preserving_proto_field_name=True, sort_keys=True, indent=1)
+    write_atomically(path, text.encode() + b"\n")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -123,18 +133,27 @@ def read(directory: Path, *, verify_digests: bool = True) -> pb.Manifest:
             where=str(directory),
             remedy="Name the directory that `quorem train` or `quorem export` wrote",
         )
-    if path.stat().st_size > MAX_BYTES:
-        raise Malformed(
-            f"a manifest has at most {MAX_BYTES} bytes",
-            found=f"{path.stat().st_size} bytes",
-            where=str(path),
-            remedy="Write the directory again; this is no manifest of quorem's",
-        )
-    manifest = parse(path.read_bytes(), str(path))
+    manifest = parse(read_bytes(path), str(path))
     check(manifest, str(path))
     for file in manifest.files:
-        _check_file(directory, file, verify_digests)
+        check_file(path, file, verify_digest=verify_digests)
     return manifest
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a JSON file, unless there are more than any of quorem's has.
+
+    Raises:
+        Malformed.
+    """
+    if path.stat().st_size > MAX_BYTES:
+        raise Malformed(
+            f"{path.name} has at most {MAX_BYTES} bytes",
+            found=f"{path.stat().st_size} bytes",
+            where=str(path),
+            remedy="Write the directory again; this is no file of quorem's",
+        )
+    return path.read_bytes()
 
 
 def parse(data: bytes, where: str) -> pb.Manifest:
@@ -143,25 +162,48 @@ def parse(data: bytes, where: str) -> pb.Manifest:
     Raises:
         Malformed, NewerFormat.
     """
-    remedy = "Write it again with `quorem train` or `quorem export`; manifests are not edited by hand"
-    manifest = pb.Manifest()
-    try:
-        loose = json_format.Parse(data, pb.Manifest(), ignore_unknown_fields=True)
-        if loose.format_version > FORMAT_VERSION:
-            raise NewerFormat(
-                f"this version of quorem reads format {FORMAT_VERSION} and older",
-                found=f"format {loose.format_version}",
-                where=where,
-                remedy="Install the quorem that wrote it, or a later one",
-            )
-        json_format.Parse(data, manifest)
-    except (json_format.ParseError, RecursionError, ValueError) as error:
+    return parse_versioned(data, pb.Manifest, where, AGAIN)
+
+
+def parse_versioned(data: bytes, kind: type[Versioned], where: str, remedy: str) -> Versioned:
+    """A message that states its format_version, from its JSON bytes.
+
+    Raises:
+        Malformed, NewerFormat.
+    """
+    version = parse_message(data, kind, where, remedy, ignore_unknown=True).format_version
+    if version > FORMAT_VERSION:
+        raise NewerFormat(
+            f"this version of quorem reads format {FORMAT_VERSION} and older",
+            found=f"format {version}",
+            where=where,
+            remedy="Install the quorem that wrote it, or a later one",
+        )
+    if version < 1:
         raise Malformed(
-            "a manifest is the JSON form of quorem.v1.Manifest", found=_short(error), where=where, remedy=remedy
+            f"a {kind.DESCRIPTOR.name.lower()} states its format_version", found="none", where=where, remedy=remedy
+        )
+    return parse_message(data, kind, where, remedy)
+
+
+def parse_message(
+    data: bytes, kind: type[AnyMessage], where: str, remedy: str, *, ignore_unknown: bool = False
+) -> AnyMessage:
+    """A message from its JSON bytes.
+
+    Raises:
+        Malformed.
+    """
+    try:
+        return json_format.Parse(data, kind(), ignore_unknown_fields=ignore_unknown)
+    except (json_format.ParseError, RecursionError, ValueError) as error:
+        name = kind.DESCRIPTOR
+        raise Malformed(
+            f"a {name.name.lower()} is the JSON form of {name.full_name}",
+            found=_short(error),
+            where=where,
+            remedy=remedy,
         ) from None
-    if manifest.format_version < 1:
-        raise Malformed("a manifest states its format_version", found="none", where=where, remedy=remedy)
-    return manifest
 
 
 def _short(error: Exception) -> str:
@@ -177,51 +219,63 @@ def check(manifest: pb.Manifest, where: str) -> None:
         Malformed, PlanError, NotComplementary, NetError.
     """
     schema.check(manifest.schema, where)
-    sizes = {
-        feature.name: schema.cardinality(feature) for feature in manifest.schema.features if schema.has_ids(feature)
-    }
-    for kind, fields in (("fields", manifest.plan.fields), ("first_order", manifest.plan.first_order)):
-        for field in fields:
-            plan.check_field(field, f"{where}, plan.{kind}, feature {field.feature!r}")
-            if sizes.get(field.feature) != field.cardinality:
-                raise PlanError(
-                    "a field has as many ids as its feature",
-                    found=f"{field.cardinality} ids, feature has {sizes.get(field.feature, 'no')} ids",
-                    where=f"{where}, plan.{kind}, feature {field.feature!r}",
-                    remedy="Use the plan with the schema it was made for",
-                )
-        if (kind == "fields" or fields) and sorted(field.feature for field in fields) != sorted(sizes):
-            raise PlanError(
-                "a plan has every feature that has ids, once",
-                found=str(sorted(field.feature for field in fields)),
-                where=f"{where}, plan.{kind}",
-                remedy=f"The schema has {sorted(sizes)}",
-            )
-        if list(fields) != packing.pack(fields):
-            raise PlanError(
-                "a plan's fields stand in packing order", found="another order", where=f"{where}, plan.{kind}"
-            )
-    if any(field.dim != 1 for field in manifest.plan.first_order):
-        raise PlanError("first-order tables have dim 1", found="another", where=f"{where}, plan.first_order")
+    check_plan(manifest.plan, manifest.schema, f"{where}, plan")
     try:
         nets.widths(manifest.net, nets.input_widths(manifest.plan, len(schema.dense_features(manifest.schema))))
     except NetError as error:
         raise NetError(error.rule, found=error.found, where=f"{where}, {error.where}", remedy=error.remedy) from None
 
 
-def _check_file(directory: Path, file: pb.File, verify_digest: bool) -> None:
+def check_plan(made: pb.Plan, features: pb.Schema, where: str) -> None:
+    """Check a plan's fields, and that they are those of a schema.
+
+    Raises:
+        PlanError, NotComplementary.
+    """
+    sizes = {feature.name: schema.cardinality(feature) for feature in features.features if schema.has_ids(feature)}
+    for kind, fields in (("fields", made.fields), ("first_order", made.first_order)):
+        for field in fields:
+            plan.check_field(field, f"{where}.{kind}, feature {field.feature!r}")
+            if sizes.get(field.feature) != field.cardinality:
+                raise PlanError(
+                    "a field has as many ids as its feature",
+                    found=f"{field.cardinality} ids, feature has {sizes.get(field.feature, 'no')} ids",
+                    where=f"{where}.{kind}, feature {field.feature!r}",
+                    remedy="Use the plan with the schema it was made for",
+                )
+        if (kind == "fields" or fields) and sorted(field.feature for field in fields) != sorted(sizes):
+            raise PlanError(
+                "a plan has every feature that has ids, once",
+                found=str(sorted(field.feature for field in fields)),
+                where=f"{where}.{kind}",
+                remedy=f"The schema has {sorted(sizes)}",
+            )
+        if list(fields) != packing.pack(fields):
+            raise PlanError("a plan's fields stand in packing order", found="another order", where=f"{where}.{kind}")
+    if any(field.dim != 1 for field in made.first_order):
+        raise PlanError("first-order tables have dim 1", found="another", where=f"{where}.first_order")
+
+
+def check_file(listing: Path, file: pb.File, *, verify_digest: bool = True) -> None:
+    """Check a file that the manifest (or search) `listing`, which stands beside it, names.
+
+    Raises:
+        UnsafePath, MissingFile, WrongDigest.
+    """
     plain = Path(file.name).name == file.name and "\\" not in file.name and file.name not in ("", ".", "..")
     if not plain or not file.name.isprintable() or len(file.name.encode()) > NAME_BYTES:
         raise UnsafePath(
             "a manifest names plain files of its own directory",
             found=repr(file.name),
-            where=str(directory / NAME),
+            where=str(listing),
             remedy="Do not use this directory; it was not written by quorem",
         )
-    path = directory / file.name
+    path = listing.with_name(file.name)
     again = "Copy the directory again from where it was written"
     if path.is_symlink():
-        raise UnsafePath("files of a run or bundle are no symbolic links", found=str(path), where=NAME, remedy=again)
+        raise UnsafePath(
+            "files of a directory are no symbolic links", found=str(path), where=str(listing), remedy=again
+        )
     if not path.is_file():
         raise MissingFile("every file that a manifest names is there", found="none", where=str(path), remedy=again)
     if path.stat().st_size != file.bytes:

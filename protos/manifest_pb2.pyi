@@ -260,7 +260,7 @@ class Net(_message.Message):
     def __init__(self, model: _Optional[str] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ...) -> None: ...
 
 class Layer(_message.Message):
-    __slots__ = ("name", "inputs", "concat", "sum", "row_sum", "linear", "batchnorm", "activation", "dropout", "fm", "dot", "cross", "cross_matrix")
+    __slots__ = ("name", "inputs", "concat", "sum", "row_sum", "linear", "batchnorm", "activation", "dropout", "fm", "dot", "cross", "cross_matrix", "unify", "bias", "bi_interaction", "attention")
     NAME_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     CONCAT_FIELD_NUMBER: _ClassVar[int]
@@ -274,6 +274,10 @@ class Layer(_message.Message):
     DOT_FIELD_NUMBER: _ClassVar[int]
     CROSS_FIELD_NUMBER: _ClassVar[int]
     CROSS_MATRIX_FIELD_NUMBER: _ClassVar[int]
+    UNIFY_FIELD_NUMBER: _ClassVar[int]
+    BIAS_FIELD_NUMBER: _ClassVar[int]
+    BI_INTERACTION_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_FIELD_NUMBER: _ClassVar[int]
     name: str
     inputs: _containers.RepeatedScalarFieldContainer[str]
     concat: Concat
@@ -287,7 +291,11 @@ class Layer(_message.Message):
     dot: Dot
     cross: Cross
     cross_matrix: CrossMatrix
-    def __init__(self, name: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., concat: _Optional[_Union[Concat, _Mapping]] = ..., sum: _Optional[_Union[Sum, _Mapping]] = ..., row_sum: _Optional[_Union[RowSum, _Mapping]] = ..., linear: _Optional[_Union[Linear, _Mapping]] = ..., batchnorm: _Optional[_Union[BatchNorm, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., dropout: _Optional[_Union[Dropout, _Mapping]] = ..., fm: _Optional[_Union[FactorizationMachine, _Mapping]] = ..., dot: _Optional[_Union[Dot, _Mapping]] = ..., cross: _Optional[_Union[Cross, _Mapping]] = ..., cross_matrix: _Optional[_Union[CrossMatrix, _Mapping]] = ...) -> None: ...
+    unify: Unify
+    bias: Bias
+    bi_interaction: BiInteraction
+    attention: Attention
+    def __init__(self, name: _Optional[str] = ..., inputs: _Optional[_Iterable[str]] = ..., concat: _Optional[_Union[Concat, _Mapping]] = ..., sum: _Optional[_Union[Sum, _Mapping]] = ..., row_sum: _Optional[_Union[RowSum, _Mapping]] = ..., linear: _Optional[_Union[Linear, _Mapping]] = ..., batchnorm: _Optional[_Union[BatchNorm, _Mapping]] = ..., activation: _Optional[_Union[Activation, _Mapping]] = ..., dropout: _Optional[_Union[Dropout, _Mapping]] = ..., fm: _Optional[_Union[FactorizationMachine, _Mapping]] = ..., dot: _Optional[_Union[Dot, _Mapping]] = ..., cross: _Optional[_Union[Cross, _Mapping]] = ..., cross_matrix: _Optional[_Union[CrossMatrix, _Mapping]] = ..., unify: _Optional[_Union[Unify, _Mapping]] = ..., bias: _Optional[_Union[Bias, _Mapping]] = ..., bi_interaction: _Optional[_Union[BiInteraction, _Mapping]] = ..., attention: _Optional[_Union[Attention, _Mapping]] = ...) -> None: ...
 
 class Concat(_message.Message):
     __slots__ = ()
@@ -358,6 +366,90 @@ class CrossMatrix(_message.Message):
     width: int
     rank: int
     def __init__(self, width: _Optional[int] = ..., rank: _Optional[int] = ...) -> None: ...
+
+class Unify(_message.Message):
+    __slots__ = ("dims", "dim", "pad")
+    DIMS_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    PAD_FIELD_NUMBER: _ClassVar[int]
+    dims: _containers.RepeatedScalarFieldContainer[int]
+    dim: int
+    pad: bool
+    def __init__(self, dims: _Optional[_Iterable[int]] = ..., dim: _Optional[int] = ..., pad: bool = ...) -> None: ...
+
+class Bias(_message.Message):
+    __slots__ = ("width",)
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    def __init__(self, width: _Optional[int] = ...) -> None: ...
+
+class BiInteraction(_message.Message):
+    __slots__ = ("vectors", "dim")
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    vectors: int
+    dim: int
+    def __init__(self, vectors: _Optional[int] = ..., dim: _Optional[int] = ...) -> None: ...
+
+class Attention(_message.Message):
+    __slots__ = ("vectors", "dim", "heads", "width")
+    VECTORS_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    HEADS_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    vectors: int
+    dim: int
+    heads: int
+    width: int
+    def __init__(self, vectors: _Optional[int] = ..., dim: _Optional[int] = ..., heads: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
+
+class Search(_message.Message):
+    __slots__ = ("format_version", "method", "model", "seed", "schema", "choices", "valid_metrics", "test_metrics", "files")
+    class ValidMetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class TestMetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    CHOICES_FIELD_NUMBER: _ClassVar[int]
+    VALID_METRICS_FIELD_NUMBER: _ClassVar[int]
+    TEST_METRICS_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    format_version: int
+    method: str
+    model: str
+    seed: int
+    schema: Schema
+    choices: _containers.RepeatedCompositeFieldContainer[Choice]
+    valid_metrics: _containers.ScalarMap[str, float]
+    test_metrics: _containers.ScalarMap[str, float]
+    files: _containers.RepeatedCompositeFieldContainer[File]
+    def __init__(self, format_version: _Optional[int] = ..., method: _Optional[str] = ..., model: _Optional[str] = ..., seed: _Optional[int] = ..., schema: _Optional[_Union[Schema, _Mapping]] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., valid_metrics: _Optional[_Mapping[str, float]] = ..., test_metrics: _Optional[_Mapping[str, float]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ...) -> None: ...
+
+class Choice(_message.Message):
+    __slots__ = ("feature", "candidates", "probabilities", "dim")
+    FEATURE_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    feature: str
+    candidates: _containers.RepeatedScalarFieldContainer[int]
+    probabilities: _containers.RepeatedScalarFieldContainer[float]
+    dim: int
+    def __init__(self, feature: _Optional[str] = ..., candidates: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ..., dim: _Optional[int] = ...) -> None: ...
 
 class Training(_message.Message):
     __slots__ = ("source", "seed", "device", "best_epoch", "train_rows", "valid_rows", "test_rows", "valid_metrics", "test_metrics", "negative_rate", "label")

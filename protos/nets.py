@@ -14,6 +14,7 @@ from .errors import NetError
 
 EMBEDDINGS, FIRST_ORDER, DENSE = "embeddings", "first_order", "dense"
 INPUTS = (EMBEDDINGS, FIRST_ORDER, DENSE)
+SEVERAL_INPUTS = ("concat", "sum", "dot", "cross", "cross_matrix")  # kinds that read more than one value
 
 
 def input_widths(plan: pb.Plan, dense_count: int) -> dict[str, int]:
@@ -75,7 +76,7 @@ def width_of(layer: pb.Layer, sources: Sequence[int]) -> int:
         if len(set(sources)) != 1:
             raise NetError("a sum's inputs have one width", found=str(list(sources)), where=where)
         return sources[0]
-    if kind in ("row_sum", "linear", "batchnorm", "activation", "dropout", "fm"):
+    if kind and kind not in SEVERAL_INPUTS:
         expect("this kind reads one input", 1, len(sources))
     if kind == "row_sum":
         return 1
@@ -100,6 +101,28 @@ def width_of(layer: pb.Layer, sources: Sequence[int]) -> int:
     if kind == "fm":
         expect("an fm reads `vectors` x `dim` numbers", layer.fm.vectors * layer.fm.dim, total)
         return 1
+    if kind == "bias":
+        expect("a bias's `width` is its input's width", layer.bias.width, total)
+        return total
+    if kind == "bi_interaction":
+        expect("a bi_interaction reads `vectors` x `dim` numbers", _numbers(layer.bi_interaction), total)
+        return layer.bi_interaction.dim
+    if kind == "attention":
+        expect("an attention reads `vectors` x `dim` numbers", _numbers(layer.attention), total)
+        heads, width = layer.attention.heads, layer.attention.width
+        if min(heads, width) < 1:
+            raise NetError("an attention has heads of some width", found=f"{heads} of width {width}", where=where)
+        return layer.attention.vectors * heads * width
+    if kind == "unify":
+        expect("a unify reads vectors of `dims`", sum(layer.unify.dims), total)
+        dims = sorted(set(layer.unify.dims))
+        if not dims or dims[0] < 1 or dims[-1] != layer.unify.dim:
+            raise NetError(
+                "a unify's `dim` is that of its widest vectors, and none is empty",
+                found=f"dims {dims} for dim {layer.unify.dim}",
+                where=where,
+            )
+        return len(layer.unify.dims) * layer.unify.dim
     if kind in ("cross", "cross_matrix"):
         width, rank = (layer.cross.width, 0) if kind == "cross" else (layer.cross_matrix.width, layer.cross_matrix.rank)
         if list(sources) != [width, width]:
@@ -123,36 +146,62 @@ def width_of(layer: pb.Layer, sources: Sequence[int]) -> int:
 
 
 def weight_shapes(net: pb.Net) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every float32 weight of the layers."""
+    """Name -> shape of every float32 weight of the layers.
+
+    Raises:
+        NetError: two weights of one name.
+    """
     shapes = dict[str, tuple[int, ...]]()
     for layer in net.layers:
-        kind = layer.WhichOneof("kind")
-        if kind == "linear":
-            shapes[f"{layer.name}.weight"] = (layer.linear.outputs, layer.linear.inputs)
-            shapes[f"{layer.name}.bias"] = (layer.linear.outputs,)
-        elif kind == "batchnorm":
-            for role in ("weight", "bias", "mean", "variance"):
-                shapes[f"{layer.name}.{role}"] = (layer.batchnorm.width,)
-        elif kind == "cross":
-            shapes[f"{layer.name}.weight"] = shapes[f"{layer.name}.bias"] = (layer.cross.width,)
-        elif kind == "cross_matrix":
-            width, rank = layer.cross_matrix.width, layer.cross_matrix.rank
-            for role in ("u", "v") if rank else ("weight",):
-                shapes[f"{layer.name}.{role}"] = (width, rank or width)
-            shapes[f"{layer.name}.bias"] = (width,)
+        for role, shape in _roles(layer).items():
+            name = f"{layer.name}.{role}"
+            if name in shapes:
+                raise NetError("weights have names of their own", found=repr(name), where=f"layer {layer.name!r}")
+            shapes[name] = shape
     return shapes
 
 
+def _roles(layer: pb.Layer) -> dict[str, tuple[int, ...]]:
+    """Role -> shape of the layer's weights."""
+    kind = layer.WhichOneof("kind")
+    if kind == "linear":
+        return {"weight": (layer.linear.outputs, layer.linear.inputs), "bias": (layer.linear.outputs,)}
+    if kind == "batchnorm":
+        return dict.fromkeys(("weight", "bias", "mean", "variance"), (layer.batchnorm.width,))
+    if kind == "cross":
+        return dict.fromkeys(("weight", "bias"), (layer.cross.width,))
+    if kind == "cross_matrix":
+        width, rank = layer.cross_matrix.width, layer.cross_matrix.rank
+        matrices = dict.fromkeys(("u", "v") if rank else ("weight",), (width, rank or width))
+        return {**matrices, "bias": (width,)}
+    if kind == "bias":
+        return {"bias": (layer.bias.width,)}
+    if kind == "unify" and not layer.unify.pad:
+        dims = sorted(set(layer.unify.dims))
+        matrices = {f"{dim}.weight": (layer.unify.dim, dim) for dim in dims}
+        return {**matrices, **{f"{dim}.bias": (layer.unify.dim,) for dim in dims}}
+    if kind == "attention":
+        shape = (layer.attention.heads * layer.attention.width, layer.attention.dim)
+        return dict.fromkeys(("query", "key", "value", "residual"), shape)
+    return {}
+
+
+def _numbers(vectors: pb.BiInteraction | pb.Attention) -> int:
+    return vectors.vectors * vectors.dim
+
+
 def last_bias(net: pb.Net) -> str:
-    """The weight into which a correction of the logit is folded: the bias of the last linear layer of one output.
+    """The weight into which a correction of the logit is folded: that of the last bias or linear layer of width 1.
 
     Raises:
         NetError: no such layer, or an activation after it.
     """
     for layer in reversed(net.layers):
         kind = layer.WhichOneof("kind")
-        if kind == "linear" and layer.linear.outputs == 1:
+        if (kind == "bias" and layer.bias.width == 1) or (kind == "linear" and layer.linear.outputs == 1):
             return f"{layer.name}.bias"
         if kind != "sum":
             break
-    raise NetError("the logit ends in a linear layer of one output or a sum of such", where=f"net {net.model!r}")
+    raise NetError(
+        "the logit ends in a linear layer of one output, a bias, or a sum of such", where=f"net {net.model!r}"
+    )

@@ -224,6 +224,55 @@ def _cross_matrix(layer: pb.Layer, weights: Weights, sources: Sequence[Float64s]
     return np.stack([x0 * (matrix @ x + bias) + x for x0, x in zip(first, source, strict=True)])
 
 
+def _unify(layer: pb.Layer, weights: Weights, sources: Sequence[Float64s]) -> Float64s:
+    count, wide = len(layer.unify.dims), layer.unify.dim
+    found = np.zeros((len(sources[0]), count * wide))
+    for row, numbers in enumerate(sources[0]):
+        taken = list(numbers)
+        for k, dim in enumerate(layer.unify.dims):
+            vector, taken = np.array(taken[:dim]), taken[dim:]
+            if layer.unify.pad:
+                unified = np.concatenate([vector, np.zeros(wide - dim)])
+            else:
+                weight, bias = (weights[f"{layer.name}.{dim}.{role}"].astype(np.float64) for role in ("weight", "bias"))
+                unified = weight @ vector + bias
+            found[row, k * wide : (k + 1) * wide] = unified
+        assert not taken
+    return found
+
+
+def _bi_interaction(layer: pb.Layer, _: Weights, sources: Sequence[Float64s]) -> Float64s:
+    vectors = sources[0].reshape(-1, layer.bi_interaction.vectors, layer.bi_interaction.dim)
+    total = np.zeros((len(vectors), layer.bi_interaction.dim))
+    for i in range(layer.bi_interaction.vectors):
+        for j in range(i):
+            total += vectors[:, i] * vectors[:, j]
+    return total
+
+
+def _attention(layer: pb.Layer, weights: Weights, sources: Sequence[Float64s]) -> Float64s:
+    count, width = layer.attention.vectors, layer.attention.width
+    found = list[Float64s]()
+    for numbers in sources[0]:
+        vectors = numbers.reshape(count, layer.attention.dim)
+        query, key, value, residual = (
+            [weights[f"{layer.name}.{role}"].astype(np.float64) @ vector for vector in vectors]
+            for role in ("query", "key", "value", "residual")
+        )
+        rows = list[Float64s]()
+        for i in range(count):
+            row = residual[i].copy()
+            for head in range(layer.attention.heads):
+                own = slice(head * width, (head + 1) * width)
+                scores = [query[i][own] @ key[j][own] for j in range(count)]
+                raised = [math.exp(score - max(scores)) for score in scores]
+                for j in range(count):
+                    row[own] += raised[j] / sum(raised) * value[j][own]
+            rows.append(np.maximum(row, 0))
+        found.append(np.concatenate(rows))
+    return np.stack(found)
+
+
 LAYERS: dict[str, Callable[[pb.Layer, Weights, Sequence[Float64s]], Float64s]] = {
     "concat": lambda _layer, _weights, sources: np.concatenate(sources, axis=1),
     "sum": lambda _layer, _weights, sources: np.sum(sources, axis=0),
@@ -236,4 +285,8 @@ LAYERS: dict[str, Callable[[pb.Layer, Weights, Sequence[Float64s]], Float64s]] =
     "dot": _dot,
     "cross": _cross,
     "cross_matrix": _cross_matrix,
+    "unify": _unify,
+    "bias": lambda layer, weights, sources: sources[0] + weights[f"{layer.name}.bias"].astype(np.float64),
+    "bi_interaction": _bi_interaction,
+    "attention": _attention,
 }

@@ -115,8 +115,15 @@ def first_order(fields: Sequence[pb.Field]) -> list[pb.Field]:
     return packing.pack(found)
 
 
+ATTENTION = {"layers": 2, "heads": 2, "width": 4, "batchnorm": True, "dropout": 0.1}
 MODELS: dict[str, tuple[Callable[..., pb.Net], dict[str, Any]]] = {
+    "fm": (models.fm, {"pad": False}),
+    "wide_deep": (models.wide_deep, {"mlp": [8, 8], "batchnorm": True, "dropout": 0.1}),
     "deepfm": (models.deepfm, {"mlp": [8, 8], "batchnorm": True, "dropout": 0.1}),
+    "nfm": (models.nfm, {"mlp": [8, 8], "batchnorm": True, "dropout": 0.1}),
+    "ipnn": (models.ipnn, {"mlp": [8, 8], "batchnorm": True, "dropout": 0.1}),
+    "autoint": (models.autoint, {**ATTENTION, "mlp": []}),
+    "autoint_mlp": (models.autoint, {**ATTENTION, "mlp": [8]}),
     "dlrm": (models.dlrm, {"bottom": [8], "top": [8, 8], "batchnorm": False, "dropout": 0}),
     "dnn": (models.dnn, {"mlp": [8, 8], "batchnorm": True, "dropout": 0.1}),
     "dcn": (models.dcn, {"cross": 3, "mlp": [8], "batchnorm": False, "dropout": 0}),
@@ -126,12 +133,14 @@ MODELS: dict[str, tuple[Callable[..., pb.Net], dict[str, Any]]] = {
         {"cross": 3, "rank": 2, "stacked": True, "mlp": [8], "batchnorm": False, "dropout": 0},
     ),
 }
+UNIFYING = ("fm", "deepfm", "nfm", "ipnn", "autoint", "autoint_mlp", "dlrm")  # make vectors of several dims alike
+FIRST_ORDER = ("fm", "wide_deep", "deepfm", "nfm", "autoint", "autoint_mlp", "wide")
 
 
 def model(features: Sequence[pb.Feature], fields: Sequence[pb.Field], name: str, **arguments: Any) -> pb.Manifest:
     """A manifest of one of `MODELS`, or `wide`: a small MLP over all inputs, the first order among them."""
-    described, has_first_order = pb.Schema(features=features), name in ("deepfm", "wide")
-    tables = pb.Plan(fields=packing.pack(fields), first_order=first_order(fields) if has_first_order else [])
+    described = pb.Schema(features=features)
+    tables = pb.Plan(fields=packing.pack(fields), first_order=first_order(fields) if name in FIRST_ORDER else [])
     dense_count = len(schema.dense_features(described))
     if name == "wide":
         net = _wide(nets.input_widths(tables, dense_count))

@@ -10,10 +10,7 @@ import oracle
 import pytest
 import runs
 from quorem.export.bundle import export
-from quorem.export.graph import Graph, Value, value_info
-from quorem.export.layers import build
 from quorem.protos import manifest_pb2 as pb
-from quorem.protos import nets
 
 NUMBERS = [runs.number("n"), runs.number("log", pb.LOG1P), runs.number("std", pb.STANDARD, 1.5, 0.5)]
 COMBINES = {
@@ -90,6 +87,27 @@ def test_dims_and_joins_of_every_kind_in_one_model(tmp_path: Path) -> None:
     assert [list(each.dims) for each in classes] == [[ids]], "first-order tables share the classes"
 
 
+UNEVEN = {  # feature -> scheme, combine, dim: with feature's two vectors of 2, dims 2, 2, 3, 5 and 5
+    "a": ("qr", "feature", 2),
+    "b": ("mixed_radix", "concat", 5),
+    "c": ("qr", "mult", 3),
+    "d": ("full", "mult", 5),
+}
+
+
+@pytest.mark.parametrize("dense", [True, False])
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [*((model, {}) for model in [*runs.MODELS, "wide"]), *((model, {"pad": True}) for model in runs.UNIFYING)],
+)
+def test_models_of_several_dims(tmp_path: Path, model: str, settings: dict[str, bool], dense: bool) -> None:
+    features = [runs.categorical(name, "hash", 30 + ord(name), bag=3 * (name == "b")) for name in UNEVEN]
+    fields = [field(feature, *UNEVEN[feature.name]) for feature in features]
+    manifest = runs.model([*features, *(NUMBERS if dense else [])], fields, model, **settings)
+    assert any(layer.HasField("unify") for layer in manifest.net.layers) == (model in runs.UNIFYING)
+    proved(tmp_path, manifest)
+
+
 @pytest.mark.parametrize("model", [*runs.MODELS, "wide"])
 def test_models_of_bags_alone(tmp_path: Path, model: str) -> None:
     features = [runs.categorical(f"c{k}", "vocabulary", 20, bag=k + 1, mean=k == 1) for k in range(3)]
@@ -111,7 +129,7 @@ def test_models_of_buckets_alone_take_no_ids(tmp_path: Path, model: str) -> None
     assert [each.name for each in graph.input] == ["dense"]
 
 
-@pytest.mark.parametrize("model", ["deepfm", "wide"])
+@pytest.mark.parametrize("model", ["fm", "deepfm", "nfm", "autoint", "wide"])
 def test_one_feature_of_one_vector(tmp_path: Path, model: str) -> None:
     feature = runs.categorical("a/b.c d\"e'", "id", 3)
     proved(tmp_path, runs.model([feature], [runs.field(feature, "full", pb.ALONE, 1)], model))
@@ -147,8 +165,8 @@ def test_whole_models_are_exact_at_the_limits(
 
 def test_a_request_of_no_rows_has_no_scores(tmp_path: Path) -> None:
     features = [runs.categorical("a", "vocabulary", 20, bag=2), runs.categorical("b", "hash", 9), *NUMBERS]
-    fields = [field(features[0], "completed", "path of 3", 4), field(features[1], "qr", "mult", 4)]
-    for model in ("deepfm", "dlrm", "dcn", "dcnv2"):
+    fields = [field(features[0], "completed", "path of 3", 4), field(features[1], "qr", "mult", 3)]
+    for model in runs.MODELS:
         runs.make_run(tmp_path / model, runs.model(features, fields, model), np.random.default_rng(0))
         path = export(tmp_path / model, tmp_path / "models" / model) / "model.onnx"
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -202,73 +220,43 @@ def test_a_cross_is_three_nodes_and_a_low_rank_one_more(tmp_path: Path) -> None:
         assert kinds == operators * cross
 
 
-def layers_in_graph(
-    net: pb.Net, inputs: dict[str, runs.Array], weights: dict[str, runs.Array]
-) -> tuple[list[str], float]:
-    """Operators of a net alone, and how far its result is from the oracle's."""
-    graph = Graph()
-    values = {name: Value(name, (array.shape[1],)) for name, array in inputs.items()}
-    last = build(graph, net, values, weights.__getitem__)
-    model = graph.model(
-        [value_info(name, "float32", array.shape[1]) for name, array in inputs.items()],
-        [value_info(last.tensor, "float32", 1)],
-    )
-    onnx.checker.check_model(model, full_check=True)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = np.asarray(session.run(None, inputs)[0])
-    expected: dict[str, runs.Array] = dict(inputs)
-    for layer in net.layers:
-        sources = [expected[name].astype(np.float64) for name in layer.inputs]
-        expected[layer.name] = oracle.LAYERS[str(layer.WhichOneof("kind"))](layer, weights, sources)
-    return [node.op_type for node in graph.nodes], float(np.abs(found - expected[net.layers[-1].name]).max())
+def test_unified_vectors_are_read_group_by_group(tmp_path: Path) -> None:
+    """A product and a sum, or a Pad, for each dim of a group; nothing is flattened, split or joined before."""
+    features = [runs.categorical(f"c{k}", "hash", 300 + k) for k in range(9)]
+    fields = [field(one, "qr", "mult", (2, 4, 8)[k % 3]) for k, one in enumerate(features)]
+    for pad, operators in ((False, ["MatMul", "Add"] * 3), (True, ["Pad"] * 2)):
+        graph = proved(tmp_path / f"{pad}", runs.model(features, fields, "fm", pad=pad), 8)
+        assert [node.op_type for node in graph.node if node.name.startswith("unify.")] == operators
+        (vectors,) = (node for node in graph.node if node.name == "layer/vectors")
+        assert vectors.op_type == "Concat"
+        kinds = [node.op_type for node in graph.node]
+        assert [kinds.count(kind) for kind in ("Flatten", "Reshape", "Concat")] == [0, 0, 1]
 
 
-@pytest.mark.parametrize("also_read", [False, True])
-def test_a_batchnorm_is_folded_where_it_alone_reads_a_linear_layer(also_read: bool) -> None:
-    net = pb.Net(
-        layers=[
-            pb.Layer(name="linear", inputs=["dense"], linear=pb.Linear(inputs=5, outputs=3)),
-            pb.Layer(name="norm", inputs=["linear"], batchnorm=pb.BatchNorm(width=3, epsilon=1e-3)),
-            pb.Layer(name="both", inputs=["norm", "linear" if also_read else "norm"], sum=pb.Sum()),
-            pb.Layer(name="out", inputs=["both"], row_sum=pb.RowSum()),
-        ]
-    )
-    rng = np.random.default_rng(0)
-    weights = {name: rng.uniform(0.5, 2, shape).astype(np.float32) for name, shape in nets.weight_shapes(net).items()}
-    inputs = {"dense": rng.normal(size=(9, 5)).astype(np.float32)}
-    operators, distance = layers_in_graph(net, inputs, weights)
-    assert distance < 1e-5
-    assert ("Mul" in operators) == also_read
+def test_dims_of_several_groups_are_one_product_and_what_mlps_read_is_joined_once(tmp_path: Path) -> None:
+    """Dim 4 comes of a group of products and one of tables side by side, dim 3 as two vectors of a field of feature."""
+    features = [runs.categorical(name, "hash", 300) for name in "abc"]
+    fields = [field(features[0], "qr", "mult", 4), field(features[1], "qr", "concat", 4)]
+    manifest = runs.model([*features, *NUMBERS], [*fields, field(features[2], "qr", "feature", 3)], "deepfm")
+    graph = proved(tmp_path, manifest, 8)
+    operators = [node.op_type for node in graph.node if node.name.startswith(("unify.", "cube."))]
+    assert operators == ["Concat", "Reshape", *["MatMul", "Add"] * 2]
+    (joined,) = (node for node in graph.node if node.name == "layer/mlp.input")
+    assert len(joined.input) == 4, "three groups and the numbers"
+    assert "embedding/vectors" not in {node.name for node in graph.node}
 
 
-def test_layers_read_any_value_in_any_shape() -> None:
-    def layer(name: str, *inputs: str, **kind: object) -> pb.Layer:
-        return pb.Layer(name=name, inputs=inputs, **kind)
+def test_pairs_and_attention_cost_what_they_must(tmp_path: Path) -> None:
+    features = [runs.categorical(name, "hash", 300) for name in "ab"]
+    fields = [field(one, "full", "add", 4) for one in features]
+    pairs = ["ReduceSum", "Mul", "Mul", "ReduceSum", "Sub"]
 
-    net = pb.Net(
-        layers=[
-            layer("norm", "dense", batchnorm=pb.BatchNorm(width=6, epsilon=1e-5)),
-            layer("drop", "norm", dropout=pb.Dropout(probability=0.5)),
-            layer("sigmoid", "drop", activation=pb.Activation(function=pb.SIGMOID)),
-            layer("fm", "sigmoid", fm=pb.FactorizationMachine(vectors=2, dim=3)),
-            layer("odd", "embeddings", "dense", "sigmoid", dot=pb.Dot(vectors=4, dim=4)),
-            layer("even", "dense", "sigmoid", dot=pb.Dot(vectors=4, dim=3)),
-            layer("crossed", "dense", "sigmoid", cross=pb.Cross(width=6)),
-            layer("whole", "crossed", "dense", cross_matrix=pb.CrossMatrix(width=6)),
-            layer("low", "whole", "dense", cross_matrix=pb.CrossMatrix(width=6, rank=2)),
-            layer("c", "low", row_sum=pb.RowSum()),
-            layer("one", "odd", sum=pb.Sum()),
-            layer("alone", "one", concat=pb.Concat()),
-            layer("a", "alone", row_sum=pb.RowSum()),
-            layer("b", "even", row_sum=pb.RowSum()),
-            layer("logit", "a", "b", "c", "fm", "fm", sum=pb.Sum()),
-        ]
-    )
-    rng = np.random.default_rng(0)
-    weights = {name: rng.uniform(0.1, 0.5, shape).astype(np.float32) for name, shape in nets.weight_shapes(net).items()}
-    inputs = {
-        "dense": rng.normal(size=(9, 6)).astype(np.float32),
-        "embeddings": rng.normal(size=(9, 4)).astype(np.float32),
-    }
-    _, distance = layers_in_graph(net, inputs, weights)
-    assert distance < 1e-4
+    def operators(model: str, *prefixes: str) -> list[str]:
+        graph = proved(tmp_path / model, runs.model(features, fields, model), 8)
+        return [node.op_type for node in graph.node if node.name.startswith(prefixes)]
+
+    assert operators("fm", "pairs", "layer/fm") == [*pairs, "ReduceSum", "Mul", "Add"]
+    assert operators("nfm", "pairs", "layer/pairs") == [*pairs, "Mul", "Add"], "the Add is of the batchnorm"
+    head = ["Transpose", "MatMul", "Softmax", "MatMul"]
+    both = ["MatMul", "Split", *head, *head, "Concat", "Add", "Relu"]
+    assert operators("autoint", "attention.", "layer/attention.0", "layer/attention.1") == [*both, *both]

@@ -125,16 +125,144 @@ def test_a_net_that_reads_an_input_the_model_lacks_is_refused() -> None:
         nets.widths(net, nets.input_widths(plan_of(4, 4), 0))
 
 
-@pytest.mark.parametrize("model", ["deepfm", "dlrm"])
-def test_models_need_one_dimension(model: str) -> None:
-    build = {
-        "deepfm": lambda plan: models.deepfm(plan, 0, mlp=[], batchnorm=False, dropout=0),
-        "dlrm": lambda plan: models.dlrm(plan, 0, bottom=[], top=[], batchnorm=False, dropout=0),
-    }[model]
-    with pytest.raises(NetError, match=r"dims \[4, 8\]"):
-        build(plan_of(4, 8))
-    with pytest.raises(NetError, match=r"dims \[4, 8\].*the same `dim`"):
-        build(paired(4, 8))
+PLAIN = {"batchnorm": False, "dropout": 0}
+
+
+@pytest.mark.parametrize("pad", [False, True])
+@pytest.mark.parametrize("dense_count", [0, 2])
+def test_models_take_any_dims_and_unify_them_where_vectors_meet(dense_count: int, pad: bool) -> None:
+    """Vectors of dims 2, 4 and 4: MLPs and cross layers read the ten numbers as they are, the others 3 x 4."""
+    plan, alone = plan_of(2, 4, 4), plan_of(2, 4, 4, first_order=False)
+    maps = {"vectors.2.weight": (4, 2), "vectors.2.bias": (4,), "vectors.4.weight": (4, 4), "vectors.4.bias": (4,)}
+    many = {"layers": 1, "heads": 1, "width": 2}
+    unifying = {
+        "fm": models.fm(plan, dense_count, pad=pad),
+        "pairs": models.nfm(plan, dense_count, mlp=[3], pad=pad, **PLAIN),
+        "products": models.ipnn(alone, dense_count, mlp=[3], pad=pad, **PLAIN),
+        "attention.0": models.autoint(plan, dense_count, mlp=[3], pad=pad, **many, **PLAIN),
+        "dots": models.dlrm(alone, dense_count, bottom=[], top=[3], pad=pad, **PLAIN),
+    }
+    deep = models.deepfm(plan, dense_count, mlp=[3], pad=pad, **PLAIN)
+    for reader, net in [*unifying.items(), ("fm", deep)]:
+        known = {layer.name: layer for layer in net.layers}
+        assert known["vectors"].unify == pb.Unify(dims=[2, 4, 4], dim=4, pad=pad)
+        assert [layer.name for layer in net.layers if "vectors" in layer.inputs] == [reader]
+        assert nets.widths(net, nets.input_widths(plan, dense_count))["vectors"] == 12
+        weights = {name: shape for name, shape in nets.weight_shapes(net).items() if name.startswith("vectors.")}
+        assert weights == ({} if pad else maps)
+    for net in (
+        models.wide_deep(plan, dense_count, mlp=[3], **PLAIN),
+        models.dnn(alone, dense_count, mlp=[3], **PLAIN),
+        models.dcn(alone, dense_count, cross=1, mlp=[3], **PLAIN),
+    ):
+        assert not any(layer.HasField("unify") for layer in net.layers)
+        assert nets.weight_shapes(net)["mlp.0.weight"] == (3, 10 + dense_count)
+
+
+def test_fields_of_feature_are_unified_table_by_table() -> None:
+    net = models.fm(paired(4, 8), 0, pad=False)
+    assert net.layers[0].unify == pb.Unify(dims=[4, 4, 8, 8], dim=8)
+    assert net.layers[1].fm == pb.FactorizationMachine(vectors=4, dim=8)
+
+
+def test_fm_counted_by_hand() -> None:
+    net = models.fm(plan_of(4, 4, 4), 2, pad=False)
+    assert layers(net) == [
+        ("first", "row_sum", ["first_order"]),
+        ("dense_first", "linear", ["dense"]),
+        ("fm", "fm", ["embeddings"]),
+        ("fm.bias", "bias", ["fm"]),
+        ("logit", "sum", ["first", "dense_first", "fm.bias"]),
+    ]
+    nets.widths(net, INPUTS)
+    shapes = {"dense_first.weight": (1, 2), "dense_first.bias": (1,), "fm.bias.bias": (1,)}
+    assert nets.weight_shapes(net) == shapes
+    assert nets.last_bias(net) == "fm.bias.bias"
+    alone = models.fm(plan_of(4, 4, 4, first_order=False), 0, pad=False)
+    assert layers(alone)[-1] == ("logit", "sum", ["fm.bias"])
+
+
+def test_wide_and_deep_counted_by_hand() -> None:
+    net = models.wide_deep(plan_of(4, 4, 4), 2, mlp=[5], batchnorm=True, dropout=0.2)
+    assert layers(net) == [
+        ("first", "row_sum", ["first_order"]),
+        ("dense_first", "linear", ["dense"]),
+        ("everything", "concat", ["embeddings", "dense"]),
+        ("mlp.0", "linear", ["everything"]),
+        ("mlp.0.norm", "batchnorm", ["mlp.0"]),
+        ("mlp.0.relu", "activation", ["mlp.0.norm"]),
+        ("mlp.0.dropout", "dropout", ["mlp.0.relu"]),
+        ("mlp.out", "linear", ["mlp.0.dropout"]),
+        ("logit", "sum", ["first", "dense_first", "mlp.out"]),
+    ]
+    nets.widths(net, INPUTS)
+    assert nets.last_bias(net) == "mlp.out.bias"
+
+
+def test_nfm_counted_by_hand() -> None:
+    """Pairs of 3 vectors of dim 4 make 4 numbers; the MLP reads them and 2 dense features."""
+    net = models.nfm(plan_of(4, 4, 4), 2, mlp=[5], batchnorm=True, dropout=0.2)
+    assert layers(net) == [
+        ("first", "row_sum", ["first_order"]),
+        ("dense_first", "linear", ["dense"]),
+        ("pairs", "bi_interaction", ["embeddings"]),
+        ("pairs.norm", "batchnorm", ["pairs"]),
+        ("pairs.dropout", "dropout", ["pairs.norm"]),
+        ("mlp.input", "concat", ["pairs.dropout", "dense"]),
+        ("mlp.0", "linear", ["mlp.input"]),
+        ("mlp.0.norm", "batchnorm", ["mlp.0"]),
+        ("mlp.0.relu", "activation", ["mlp.0.norm"]),
+        ("mlp.0.dropout", "dropout", ["mlp.0.relu"]),
+        ("mlp.out", "linear", ["mlp.0.dropout"]),
+        ("logit", "sum", ["first", "dense_first", "mlp.out"]),
+    ]
+    known = nets.widths(net, INPUTS)
+    assert (known["pairs"], known["mlp.input"]) == (4, 6)
+    bare = models.nfm(plan_of(4, 4, 4), 0, mlp=[5], **PLAIN)
+    assert layers(bare)[1:3] == [("pairs", "bi_interaction", ["embeddings"]), ("mlp.0", "linear", ["pairs"])]
+
+
+def test_ipnn_counted_by_hand() -> None:
+    """3 vectors of dim 4: 12 numbers, 3 products, and 2 dense features."""
+    net = models.ipnn(plan_of(4, 4, 4, first_order=False), 2, mlp=[5], **PLAIN)
+    assert layers(net) == [
+        ("products", "dot", ["embeddings"]),
+        ("mlp.input", "concat", ["embeddings", "products", "dense"]),
+        ("mlp.0", "linear", ["mlp.input"]),
+        ("mlp.0.relu", "activation", ["mlp.0"]),
+        ("logit", "linear", ["mlp.0.relu"]),
+    ]
+    assert nets.widths(net, INPUTS)["mlp.input"] == 12 + 3 + 2
+    assert nets.last_bias(net) == "logit.bias"
+
+
+def test_autoint_counted_by_hand() -> None:
+    """3 vectors of dim 4; 2 heads of width 5 make them as wide as 10, and stay so."""
+    net = models.autoint(plan_of(4, 4, 4), 2, layers=2, heads=2, width=5, mlp=[], **PLAIN)
+    attention = [
+        ("first", "row_sum", ["first_order"]),
+        ("dense_first", "linear", ["dense"]),
+        ("attention.0", "attention", ["embeddings"]),
+        ("attention.1", "attention", ["attention.0"]),
+        ("attention.out", "linear", ["attention.1"]),
+    ]
+    assert layers(net) == [*attention, ("logit", "sum", ["first", "dense_first", "attention.out"])]
+    known, shapes = nets.widths(net, INPUTS), nets.weight_shapes(net)
+    assert (known["attention.0"], known["attention.1"], known["logit"]) == (30, 30, 1)
+    for role in ("query", "key", "value", "residual"):
+        assert (shapes[f"attention.0.{role}"], shapes[f"attention.1.{role}"]) == ((10, 4), (10, 10))
+    assert nets.last_bias(net) == "attention.out.bias"
+    deep = models.autoint(plan_of(4, 4, 4), 2, layers=2, heads=2, width=5, mlp=[7], **PLAIN)
+    assert layers(deep) == [
+        *attention,
+        ("everything", "concat", ["embeddings", "dense"]),
+        ("mlp.0", "linear", ["everything"]),
+        ("mlp.0.relu", "activation", ["mlp.0"]),
+        ("mlp.out", "linear", ["mlp.0.relu"]),
+        ("logit", "sum", ["first", "dense_first", "attention.out", "mlp.out"]),
+    ]
+    assert nets.widths(deep, INPUTS)["everything"] == 14
+    assert nets.last_bias(deep) == "mlp.out.bias"
 
 
 def test_dnn_counted_by_hand() -> None:
@@ -264,6 +392,8 @@ def test_a_field_of_feature_gives_a_vector_for_each_of_its_tables() -> None:
 
 
 def test_one_vector_is_not_paired() -> None:
+    with pytest.raises(NetError, match=r"two vectors.*second feature"):
+        models.ipnn(plan_of(4), 2, mlp=[3], batchnorm=False, dropout=0)
     with pytest.raises(NetError, match=r"two vectors.*second feature"):
         models.dlrm(plan_of(4), 0, bottom=[], top=[], batchnorm=False, dropout=0)
     assert models.dlrm(paired(4), 0, bottom=[], top=[], batchnorm=False, dropout=0)

@@ -49,7 +49,20 @@ FIRST = layer("logit", "embeddings", row_sum=pb.RowSum())
         (layer("a", "dense", "dense", "dense", cross_matrix=pb.CrossMatrix(width=2)), "each of its `width`"),
         (layer("a", "embeddings", "dense", cross_matrix=pb.CrossMatrix(width=12)), "each of its `width`"),
         (layer("a", "dense", "dense", cross_matrix=pb.CrossMatrix(width=2, rank=3)), "rank is at most"),
+        (layer("a", "dense", "dense", bias=pb.Bias(width=2)), "one input"),
+        (layer("a", "dense", bias=pb.Bias(width=1)), "input's width"),
+        (layer("a", "embeddings", bi_interaction=pb.BiInteraction(vectors=2, dim=4)), "vectors` x `dim"),
+        (layer("a", "embeddings", attention=pb.Attention(vectors=4, dim=4, heads=1, width=1)), "vectors` x `dim"),
+        (layer("a", "embeddings", attention=pb.Attention(vectors=3, dim=4, width=1)), "heads of some width"),
+        (layer("a", "embeddings", attention=pb.Attention(vectors=3, dim=4, heads=1)), "heads of some width"),
+        (layer("a", "dense", "embeddings", unify=pb.Unify(dims=[2, 12], dim=12)), "one input"),
+        (layer("a", "embeddings", unify=pb.Unify(dims=[4, 4], dim=4)), "vectors of `dims`"),
+        (layer("a", "embeddings", unify=pb.Unify(dims=[4, 8], dim=4)), "widest"),
+        (layer("a", "embeddings", unify=pb.Unify(dims=[4, 8], dim=9, pad=True)), "widest"),
+        (layer("a", "embeddings", unify=pb.Unify(dims=[12, 0], dim=12)), "none is empty"),
+        (layer("a", "embeddings", unify=pb.Unify(dim=12)), "vectors of `dims`"),
         (layer("a", "dense"), "kind"),
+        (layer("a", "dense", "dense"), "kind"),
         (layer("a", "dense", activation=pb.Activation(function=pb.RELU)), "last layer"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -76,12 +89,28 @@ def test_an_empty_net_is_refused() -> None:
         [layer("out", "dense", linear=pb.Linear(inputs=2, outputs=1)), layer("p", "out", activation=pb.Activation())],
         [FIRST],
         [layer("wide", "dense", linear=pb.Linear(inputs=2, outputs=2)), layer("all", "wide", sum=pb.Sum())],
+        [layer("wide", "dense", bias=pb.Bias(width=2)), layer("all", "wide", sum=pb.Sum())],
     ],
-    ids=["activation after it", "no linear layer", "two outputs"],
+    ids=["activation after it", "no linear layer", "two outputs", "two biases"],
 )
 def test_a_net_without_a_last_bias_is_refused(last: list[pb.Layer]) -> None:
     with pytest.raises(NetError, match="linear layer of one output"):
         nets.last_bias(pb.Net(layers=last))
+
+
+def test_the_last_bias_is_that_of_a_linear_layer_or_a_bias() -> None:
+    out, bias = layer("out", "dense", linear=pb.Linear(inputs=2, outputs=1)), layer("b", "out", bias=pb.Bias(width=1))
+    both = layer("both", "out", "b", sum=pb.Sum())
+    assert nets.last_bias(pb.Net(layers=[out])) == nets.last_bias(pb.Net(layers=[out, both])) == "out.bias"
+    assert nets.last_bias(pb.Net(layers=[out, bias])) == nets.last_bias(pb.Net(layers=[out, bias, both])) == "b.bias"
+
+
+def test_weights_of_one_name_are_refused() -> None:
+    """A unify's weights have a dim between the layer's name and their own."""
+    unify = layer("a", "embeddings", unify=pb.Unify(dims=[4, 8], dim=8))
+    with pytest.raises(NetError, match=r"names of their own.*'a\.4\.weight'"):
+        nets.weight_shapes(pb.Net(layers=[unify, layer("a.4", "dense", linear=pb.Linear(inputs=2, outputs=1))]))
+    assert len(nets.weight_shapes(pb.Net(layers=[unify, layer("a.5", "dense", bias=pb.Bias(width=2))]))) == 5
 
 
 # ---------------------------------------------------------------- the oracle, by hand
@@ -116,6 +145,55 @@ def test_every_kind_of_layer_computed_by_hand() -> None:
     assert evaluate(low, [[1.0, 2.0]], [[3.0, 4.0]], u=[[1.0], [2.0]], v=[[3.0], [4.0]], bias=[0.0, 1.0]) == [[28, 106]]
     norm = layer("a", batchnorm=pb.BatchNorm(width=1, epsilon=1.0))
     assert evaluate(norm, [[7.0]], weight=[10.0], bias=[1.0], mean=[1.0], variance=[3.0]) == [[31]]  # 6 / 2 * 10 + 1
+
+
+def test_vectors_are_unified_attended_to_and_paired_by_hand() -> None:
+    three = [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]]
+    padded = layer("a", unify=pb.Unify(dims=[1, 3, 1, 1], dim=3, pad=True))
+    assert evaluate(padded, three) == [[1, 0, 0, 2, 3, 4, 5, 0, 0, 6, 0, 0]]
+    mapped = layer("a", unify=pb.Unify(dims=[1, 2, 1], dim=2))
+    maps = {"1.weight": [[2.0], [3.0]], "1.bias": [0.0, 1.0], "2.weight": [[0.0, 1.0], [1.0, 0.0]], "2.bias": [0.5, 0]}
+    assert evaluate(mapped, [[1.0, 2.0, 3.0, 4.0]], **maps) == [[2, 4, 3.5, 2, 8, 13]]
+    assert evaluate(layer("a", bias=pb.Bias(width=2)), [[1.0, 2.0]], bias=[0.5, -1.0]) == [[1.5, 1]]
+    # (1, 2), (3, 4), (5, 6): 1 x 3 + 1 x 5 + 3 x 5 and 2 x 4 + 2 x 6 + 4 x 6
+    assert evaluate(layer("a", bi_interaction=pb.BiInteraction(vectors=3, dim=2)), three) == [[23, 44]]
+
+    # Vectors 1 and 2. Head one has scores 0: it takes the mean of the values 10 and 20. Head two has scores of
+    # ln 2 x i x j, so vector 1 takes (2 x 3 + 4 x 6) / 6 of the values 3 and 6, vector 2 (4 x 3 + 16 x 6) / 20.
+    attention = layer("a", attention=pb.Attention(vectors=2, dim=1, heads=2, width=1))
+    weights = {"query": [[0.0], [1.0]], "key": [[1.0], [np.log(2)]], "value": [[10.0], [3.0]]}
+    found = evaluate(attention, [[1.0, 2.0]], residual=[[0.0], [0.0]], **weights)
+    np.testing.assert_allclose(found, [[15, 5, 15, 5.4]], rtol=1e-12)
+    found = evaluate(attention, [[1.0, 2.0]], residual=[[1.0], [-5.0]], **weights)
+    np.testing.assert_allclose(found, [[16, 0, 17, 0]], rtol=1e-12)
+
+
+def test_pairs_are_nfms_formula_and_their_sum_is_the_factorization_machine() -> None:
+    vectors = np.random.default_rng(0).normal(size=(50, 6, 4))
+    pairs = layer("a", bi_interaction=pb.BiInteraction(vectors=6, dim=4))
+    found = oracle.LAYERS["bi_interaction"](pairs, {}, [vectors.reshape(50, 24)])
+    np.testing.assert_allclose(found, (vectors.sum(axis=1) ** 2 - (vectors**2).sum(axis=1)) / 2, rtol=1e-12)
+    fm = oracle.LAYERS["fm"](layer("a", fm=pb.FactorizationMachine(vectors=6, dim=4)), {}, [vectors.reshape(50, 24)])
+    np.testing.assert_allclose(found.sum(axis=1, keepdims=True), fm, rtol=1e-12)
+
+
+def test_attention_is_the_papers_formula() -> None:
+    """Song et al., equations 5 to 8, as matrices of a whole batch."""
+    rng, (count, dim, heads, width) = np.random.default_rng(0), (5, 3, 2, 4)
+    kind = pb.Attention(vectors=count, dim=dim, heads=heads, width=width)
+    weights = {f"a.{role}": rng.normal(size=(heads * width, dim)) for role in ("query", "key", "value", "residual")}
+    x = rng.normal(size=(7, count, dim))
+    found = oracle.LAYERS["attention"](layer("a", attention=kind), weights, [x.reshape(7, -1)])
+    assert found.shape == (7, count * heads * width)
+    joined = list[np.ndarray]()
+    for head in range(heads):
+        query, key, value = (
+            x @ weights[f"a.{role}"][head * width : (head + 1) * width].T for role in ("query", "key", "value")
+        )
+        raised = np.exp(query @ key.transpose(0, 2, 1))
+        joined.append(raised / raised.sum(axis=2, keepdims=True) @ value)
+    expected = np.maximum(np.concatenate(joined, axis=2) + x @ weights["a.residual"].T, 0)
+    np.testing.assert_allclose(found, expected.reshape(7, -1), rtol=1e-10)
 
 
 def test_cross_layers_treat_each_row_alone() -> None:

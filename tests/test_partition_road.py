@@ -36,6 +36,27 @@ SCHEMES = {
 }
 CASES = {f"{scheme}.{combine}": SCHEMES[scheme] | COMBINES[combine] for scheme, combine in product(SCHEMES, COMBINES)}
 CASES |= {"full": {}, "hash": {"embedding.scheme": "hash"}}
+UNEVEN = {"embedding.fields.user.dim": "4", "embedding.fields.daytime.dim": "2", "embedding.fields.city.dim": "3"}
+MODELS = {
+    "fm": 'name = "fm"',
+    "wide_deep": 'name = "wide_deep", mlp = [16]',
+    "deepfm": 'name = "deepfm", mlp = [16]',
+    "nfm": 'name = "nfm", mlp = [16]',
+    "ipnn": 'name = "ipnn", mlp = [16]',
+    "autoint": 'name = "autoint", layers = 2, width = 4',
+    "autoint_mlp": 'name = "autoint", layers = 1, width = 4, mlp = [16]',
+    "dlrm": 'name = "dlrm", top = [16]',
+}
+CASES |= {f"{name}.mult": SCHEMES["qr"] | {"model": f"{{ {model} }}"} for name, model in MODELS.items()}
+CASES |= {
+    f"{name}.uneven.{unify}": SCHEMES["qr"] | UNEVEN | {"model": f'{{ {model}, unify = "{unify}" }}'}
+    for name, model in MODELS.items()
+    for unify in ("linear", "pad")
+    if name != "wide_deep"
+}
+CASES["wide_deep.uneven"] = SCHEMES["qr"] | UNEVEN | {"model": f"{{ {MODELS['wide_deep']} }}"}
+for combine in ("feature", "concat"):  # the other combines of dims that differ
+    CASES[f"fm.{combine}.uneven"] = SCHEMES["mixed_radix"] | COMBINES[combine] | UNEVEN | {"model": '{ name = "fm" }'}
 
 
 def train(recipe: str, out: Path, settings: dict[str, str]) -> None:
@@ -50,7 +71,7 @@ def near(found: np.ndarray, expected: np.ndarray) -> bool:
     return bool((np.abs(found - expected) <= 1e-5 * np.maximum(1, np.abs(expected))).all())
 
 
-def test_every_scheme_and_combine_trains_on_real_rows_and_serves_what_it_learnt(tmp_path: Path) -> None:
+def test_every_scheme_combine_and_model_trains_on_real_rows_and_serves_what_it_learnt(tmp_path: Path) -> None:
     root = os.environ.get("QUOREM_DATA")
     if not root or not (Path(root) / FOLDER).is_dir():
         pytest.skip(f"QUOREM_DATA does not name a directory with {FOLDER}")
@@ -62,7 +83,8 @@ def test_every_scheme_and_combine_trains_on_real_rows_and_serves_what_it_learnt(
     for name, settings in CASES.items():
         classes = CLASSES % (tmp_path / "items.parquet")
         own = {key: classes if value == "%s" else value for key, value in settings.items()}
-        train("frappe", tmp_path / name, own | {"data.rows": "3000", "model.mlp": "[16]"})
+        small = {"data.rows": "3000"} | ({} if "model" in own else {"model.mlp": "[16]"})
+        train("frappe", tmp_path / name, own | small)
         quorem("export", tmp_path / name, "--to", tmp_path / "models" / name)
     with serving(tmp_path / "models", tmp_path / "log", "--workers", "1") as server, Client(server.address) as client:
         for name in CASES:

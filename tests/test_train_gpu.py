@@ -24,10 +24,13 @@ pytestmark = [
 
 
 def pair(scheme: str, combine: pb.Combine, hidden: int, name: str) -> tuple[Model, Model, Rows]:
-    """The same model on both devices, and rows on the CPU."""
+    """The same model on both devices, of dims that differ where it can unify them, and rows on the CPU."""
     features = [runs.categorical("a", "hash", 500), runs.categorical("b", "hash", 300, bag=3), runs.number("n")]
-    fields = [runs.field(feature, scheme, combine, 8, hidden=hidden) for feature in features[:2]]
-    manifest = runs.model(features, fields, name, dropout=0)
+    dims = (8, 6) if name in runs.UNIFYING else (8, 8)
+    fields = [
+        runs.field(feature, scheme, combine, dim, hidden=hidden) for feature, dim in zip(features, dims, strict=False)
+    ]
+    manifest = runs.model(features, fields, name, **({} if name == "fm" else {"dropout": 0}))
     classes = {key: each for field in fields for key, each in runs.classes_of(field).items()}
     raw = runs.rows(manifest, {}, np.random.default_rng(1), 512)
     labels = (np.random.default_rng(2).random(512) < 0.5).astype(np.float32)
@@ -55,7 +58,7 @@ def step(model: Model, rows: Rows, precision: str = "fp32") -> torch.Tensor:
     return loss.detach()
 
 
-@pytest.mark.parametrize("name", ["deepfm", "dlrm", "dcn", "dcnv2", "dcnv2_low"])
+@pytest.mark.parametrize("name", ["fm", "nfm", "autoint_mlp", "deepfm", "dlrm", "dcn", "dcnv2", "dcnv2_low"])
 @pytest.mark.parametrize(
     ("scheme", "combine", "hidden"),
     [

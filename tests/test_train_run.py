@@ -65,6 +65,16 @@ def test_a_run_holds_what_it_promises(run: Path) -> None:
         ('{name="dcn",cross=2,mlp=[8]}', ["combine=add", "scheme=mixed_radix", "tables=3", "init=matched"]),
         ('{name="dcnv2",cross=2,mlp=[8]}', ["combine=mult", "init=reference", "fields.C2.combine=feature"]),
         ('{name="dcnv2",cross=2,rank=2,structure="stacked",mlp=[8]}', ["combine=mult", "bytes=1100"]),
+        ('{name="fm"}', ["combine=mult", "fields.C1.dim=3", "fields.C2.dim=2", "fields.B1.combine=concat"]),
+        ('{name="fm",unify="pad"}', ["combine=add", "fields.C1.dim=3"]),
+        ('{name="wide_deep",mlp=[8]}', ["combine=concat", "fields.C1.dim=3", "fields.C7.dim=6"]),
+        ('{name="deepfm",mlp=[8]}', ["combine=feature", "fields.C1.dim=3", "fields.B1.dim=2"]),
+        ('{name="nfm",mlp=[8]}', ["combine=mult", "fields.C1.dim=3"]),
+        ('{name="nfm",mlp=[8],dropout=0.1}', ["combine=mult"]),
+        ('{name="ipnn",mlp=[8],unify="pad"}', ["combine=feature", "fields.C1.dim=3"]),
+        ('{name="autoint",layers=2,width=4}', ["combine=mult", "fields.C1.dim=3"]),
+        ('{name="autoint",layers=1,heads=1,mlp=[8],unify="pad"}', ["combine=concat", "fields.C1.dim=3"]),
+        ('{name="dlrm",bottom=[8],top=[8]}', ["combine=path", "fields.C1.dim=3"]),
     ],
 )
 def test_every_model_and_combine_learns_what_is_written_down(
@@ -155,10 +165,11 @@ def test_a_plan_overrides_the_embedding_section(recipe: Path, run: Path, tmp_pat
         ("embedding.fields.nobody={}", "nobody"),
         ("embedding.fields.C1={tables=3}", 'tables of field C1 means nothing with scheme = "qr"'),
         ("embedding.fields.C1.hidden=2", "`hidden` of field C1"),
-        ("model.cross=2", "Known keys: batchnorm, dropout, mlp, name"),
+        ("model.cross=2", "Known keys: batchnorm, dropout, mlp, name, unify"),
+        ("model.unify=stretch", "model.unify"),
+        ("model.name=fm", "Known keys: name, unify"),
         ("features.C7.size=3", "size"),
         ("train.batch='64'", "train.batch"),
-        ("embedding.fields.C1.dim=3", "one dimension"),
         ("features.C3..C1={kind='dense'}", "key=value"),
         ("model.name=perceptron", "model"),
         ("embedding.dim=0", "embedding.dim"),
@@ -187,16 +198,27 @@ def test_a_finished_run_and_a_full_directory_are_left_alone(recipe: Path, run: P
     quorem("train", "no-such-recipe", "--out", tmp_path / "run", check=2)
 
 
-def test_negative_rate_is_folded_into_the_last_bias(recipe: Path, run: Path, tmp_path: Path) -> None:
-    quorem("train", recipe, "--out", tmp_path / "run", "--quiet", "--device", "cpu", "--set", "data.negative_rate=0.25")
-    plain, shifted = load_file(run / "weights.safetensors"), load_file(tmp_path / "run" / "weights.safetensors")
-    assert np.allclose(shifted["mlp.out.bias"] - plain["mlp.out.bias"], np.log(0.25))
-    assert all((shifted[name] == plain[name]).all() for name in plain if name != "mlp.out.bias")
-    difference = (
-        load_file(tmp_path / "run" / "reference.safetensors")["logit"]
-        - load_file(run / "reference.safetensors")["logit"]
-    )
-    assert np.allclose(difference, np.log(0.25), atol=1e-5)
+@pytest.mark.parametrize(
+    ("model", "dense", "bias"),
+    [
+        ('{name="deepfm",mlp=[16],dropout=0.1}', True, "mlp.out.bias"),
+        ('{name="fm"}', True, "fm.bias.bias"),
+        ('{name="fm"}', False, "fm.bias.bias"),
+    ],
+)
+def test_negative_rate_is_folded_into_the_last_bias(tmp_path: Path, model: str, dense: bool, bias: str) -> None:
+    numbers = '"I1..I3" = { kind = "dense", transform = "standard" }\n'
+    assert numbers in RECIPE
+    (tmp_path / "small.toml").write_text(RECIPE if dense else RECIPE.replace(numbers, ""))
+    usual = ("--quiet", "--device", "cpu", "--set", f"model={model}", "--set", "train.epochs=1")
+    quorem("train", tmp_path / "small.toml", "--out", tmp_path / "plain", *usual)
+    quorem("train", tmp_path / "small.toml", "--out", tmp_path / "shifted", *usual, "--set", "data.negative_rate=0.25")
+    plain, shifted = (load_file(tmp_path / name / "weights.safetensors") for name in ("plain", "shifted"))
+    assert np.allclose(shifted[bias] - plain[bias], np.log(0.25))
+    assert all((shifted[name] == plain[name]).all() for name in plain if name != bias)
+    plain, shifted = (load_file(tmp_path / name / "reference.safetensors") for name in ("plain", "shifted"))
+    assert ("dense" in plain) == dense
+    assert np.allclose(shifted["logit"] - plain["logit"], np.log(0.25), atol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from ..protos import schema as schemas
 from ..protos.collisions import Int32s
 from ..protos.nets import DENSE, EMBEDDINGS, FIRST_ORDER
 from .initial import AUTO, Init
-from .layers import KINDS, make_module, reset_module, weights_of
+from .layers import KINDS, Bias, make_module, reset_module, weights_of
 from .tables import Tables, l2_of_rows
 
 Floats = npt.NDArray[np.float32]
@@ -28,13 +28,23 @@ class Model(nn.Module):
     schema order, -1 = padding; `numbers` (B, D) float32, raw dense features, NaN = missing.
     """
 
-    def __init__(self, schema: pb.Schema, plan: pb.Plan, net: pb.Net, classes: Mapping[str, Int32s]) -> None:
-        """Lay the tables out; `classes` has those of every table that has classes, (n,), under the manifest's names."""
+    def __init__(
+        self,
+        schema: pb.Schema,
+        plan: pb.Plan,
+        net: pb.Net,
+        classes: Mapping[str, Int32s],
+        embedding: Tables | None = None,
+    ) -> None:
+        """Lay the tables out; `classes` has those of every table that has classes, (n,), under the manifest's names.
+
+        What is given as `embedding` stands in for the tables of the plan's fields.
+        """
         super().__init__()
         self.net, self.classes = net, classes
         self.penalise = False  # whether `forward` computes the norm of the rows it looked up
         slots, bags = id_slots(schema), bag_poolings(schema)
-        self.embedding = Tables(plan.fields, slots, bags, classes)
+        self.embedding = Tables(plan.fields, slots, bags, classes) if embedding is None else embedding
         self.first_order = Tables(plan.first_order, slots, bags, classes) if plan.first_order else None
         made = {_key(layer.name): make_module(layer) for layer in net.layers}
         self.layers = nn.ModuleDict({key: module for key, module in made.items() if module is not None})
@@ -111,9 +121,9 @@ class Model(nn.Module):
         return found
 
     def shift_logit(self, bias: str, amount: float) -> None:
-        """Add a constant to the logit by way of a linear layer's bias, named as in the manifest."""
+        """Add a constant to the logit by way of the bias of a linear or a bias layer, named as in the manifest."""
         module = self.layers[_key(bias.removesuffix(".bias"))]
-        assert isinstance(module, nn.Linear)
+        assert isinstance(module, nn.Linear | Bias)
         with torch.no_grad():
             module.bias.add_(amount)
 

@@ -1,17 +1,14 @@
 """The recipe: everything that decides a training run, as frozen, validated config."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import Field, Strict, model_validator
 
 from ..protos.schema import NAME_LIMIT
 from .data import DataConfig
-
-
-class Section(BaseModel):
-    """A part of a recipe: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+from .model_config import ModelConfig
+from .search.config import SearchConfig
+from .section import Section
 
 
 class FeatureConfig(Section):
@@ -184,7 +181,7 @@ class EmbeddingConfig(Section):
     init: Literal["auto", "matched", "reference"] = "auto"
     spread: float = Field(default=1e-4, gt=0)
     deviation: float = Field(default=0.1, ge=0)
-    fields: dict[str, FieldConfig] = {}
+    fields: dict[str, FieldConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _keys_fit(self) -> "EmbeddingConfig":
@@ -208,69 +205,6 @@ class EmbeddingConfig(Section):
 def _one_size(config: FieldConfig | EmbeddingConfig) -> None:
     if len(given := [key for key in EXCLUSIVE if getattr(config, key, None) is not None]) > 1:
         raise ValueError(f"tables take their size from one of {', '.join(EXCLUSIVE)}; found {' and '.join(given)}")
-
-
-Widths = Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Strict(False)]  # TOML's lists are taken
-
-
-class DeepFMConfig(Section):
-    """DeepFM: first order + factorization machine + MLP."""
-
-    name: Literal["deepfm"]
-    first_order: ClassVar[bool] = True
-    one_dim: ClassVar[bool] = True
-    mlp: Widths = Field(default=(400, 400, 400), min_length=1)
-    batchnorm: bool = True
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-
-class DLRMConfig(Section):
-    """DLRM: bottom MLP, dot interaction, top MLP."""
-
-    name: Literal["dlrm"]
-    first_order: ClassVar[bool] = False
-    one_dim: ClassVar[bool] = True
-    bottom: Widths = (512, 256)
-    top: Widths = Field(default=(512, 256), min_length=1)
-    batchnorm: bool = False
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-
-class DNNConfig(Section):
-    """A plain MLP over all vectors and dense features."""
-
-    name: Literal["dnn"]
-    first_order: ClassVar[bool] = False
-    one_dim: ClassVar[bool] = False
-    mlp: Widths = Field(default=(400, 400, 400), min_length=1)
-    batchnorm: bool = True
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-
-class DCNConfig(Section):
-    """DCN: cross layers of a vector, and an MLP beside them."""
-
-    name: Literal["dcn"]
-    first_order: ClassVar[bool] = False
-    one_dim: ClassVar[bool] = False
-    cross: int = Field(default=6, ge=1, le=64)
-    mlp: Widths = Field(default=(512, 256, 64), min_length=1)
-    batchnorm: bool = False
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-
-
-class DCNv2Config(Section):
-    """DCN-v2: cross layers of a matrix, whole (rank 0) or of a low rank, beside an MLP or stacked below it."""
-
-    name: Literal["dcnv2"]
-    first_order: ClassVar[bool] = False
-    one_dim: ClassVar[bool] = False
-    cross: int = Field(default=3, ge=1, le=64)
-    rank: int = Field(default=0, ge=0, le=65536)
-    structure: Literal["parallel", "stacked"] = "parallel"
-    mlp: Widths = Field(default=(400, 400, 400), min_length=1)
-    batchnorm: bool = True
-    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class TrainConfig(Section):
@@ -305,8 +239,9 @@ class Recipe(Section):
     data: DataConfig
     features: dict[str, FeatureConfig] = Field(min_length=1)
     embedding: EmbeddingConfig = EmbeddingConfig()
-    model: Annotated[DeepFMConfig | DLRMConfig | DNNConfig | DCNConfig | DCNv2Config, Field(discriminator="name")]
+    model: ModelConfig
     train: TrainConfig = TrainConfig()
+    search: SearchConfig = SearchConfig()
 
     @model_validator(mode="after")
     def _fields_exist(self) -> "Recipe":
@@ -319,9 +254,8 @@ class Recipe(Section):
             raise ValueError(f"[embedding.fields] names {', '.join(strange)}; features with ids are {', '.join(known)}")
         if wrong := [name for name in self.features if not name.isprintable() or not 1 <= len(name) <= NAME_LIMIT]:
             raise ValueError(f"a feature's name has 1 to {NAME_LIMIT} printable characters; found {wrong[0][:200]!r}")
-        dims = {self.embedding.dim} | {field.dim for field in self.embedding.fields.values() if field.dim}
-        if len(dims) > 1 and self.model.one_dim:
-            raise ValueError(f"{self.model.name} needs vectors of one dimension; found dims {sorted(dims)}")
+        if strange := sorted(set(self.search.fields) - set(known)):
+            raise ValueError(f"[search.fields] names {', '.join(strange)}; features with ids are {', '.join(known)}")
         if not self.model.first_order and "first_order" in self.embedding.model_fields_set:
             raise ValueError(f"{self.model.name} has no first-order term; leave embedding.first_order out")
         return self

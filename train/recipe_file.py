@@ -12,11 +12,16 @@ from pydantic import BaseModel, ValidationError
 
 from ..protos.errors import RecipeError
 from .recipe import Recipe
+from .search.config import KEYS
 
 SHIPPED = Path(__file__).parent / "recipes"
 SPAN = re.compile(r"^(?P<stem>.*?)(?P<first>\d+)\.\.(?P=stem)(?P<last>\d+)$")  # "C1..C26"
 LONGEST_SPAN = 10_000
 FOUND_LENGTH = 120
+LATER = {  # keys that recipes have not always had, written where they differ: studies know their runs by this text
+    ("data", "synthetic", "shares"): [0.5, 0.3, 0.2],
+    ("model", "unify"): "linear",
+}
 REMEDIES = {  # pydantic's kinds of complaint -> what to do
     "missing": "Add the key",
     "literal_error": "Take one of these",
@@ -77,6 +82,16 @@ def to_toml(recipe: Recipe, base: Path) -> str:
     content["features"] = given["features"]  # here, which keys stand depends on the kind: defaults would be refused
     if not recipe.model.first_order:
         del content["embedding"]["first_order"]
+    for (*steps, key), before in LATER.items():
+        section = content
+        for step in steps:
+            section = section.get(step, {})
+        if section.get(key) == before:
+            del section[key]
+    kept = KEYS[recipe.search.method] | {"method"}  # likewise; and a recipe that says nothing of a search has none
+    content["search"] = {key: value for key, value in content["search"].items() if key in kept}
+    if "search" not in recipe.model_fields_set:
+        del content["search"]
     return tomli_w.dumps(content)
 
 

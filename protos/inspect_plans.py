@@ -1,0 +1,130 @@
+"""Plans side by side: the dims of several searches of the same fields, and how far the searches agree."""
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from . import inspect_plan
+from .errors import PlanError
+from .inspect_field import Facts
+from .terminal import print_table, say
+
+REPORTED = 0.85  # Pearson correlation of dims between seeds (AutoDim: Zhao et al., WWW'21)
+
+
+def describe(paths: Sequence[Path]) -> Facts:
+    """The facts of several plan directories, for a script; dims, and pairs of plans, in the order of the paths.
+
+    Raises:
+        ArtifactError, PlanError: see inspect_plan.py; plans of other fields or candidates.
+    """
+    plans = [inspect_plan.describe(path) for path in paths]
+    for other in plans[1:]:
+        _check_same(plans[0], other)
+    rows = [_field([each["fields"][i] for each in plans]) for i in range(len(plans[0]["fields"]))]
+    columns = list(zip(*(row["dims"] for row in rows), strict=True))
+    pairs = [
+        {"plans": [i, j], "pearson": _pearson(columns[i], columns[j])}
+        for i, j in itertools.combinations(range(len(plans)), 2)
+    ]
+    known = [pair["pearson"] for pair in pairs if pair["pearson"] is not None]
+    return {
+        "kind": "plans",
+        "plans": [
+            {key: each[key] for key in ("path", "method", "model", "seed", "parameters", "valid", "test")}
+            for each in plans
+        ],
+        "fields": rows,
+        "mode_share": statistics.fmean(row["mode_share"] for row in rows),
+        "pearson": {
+            "mean": statistics.fmean(known) if known else None,
+            "min": min(known, default=None),
+            "max": max(known, default=None),
+            "pairs": pairs,
+            "reported": REPORTED,
+        },
+    }
+
+
+def _check_same(first: Facts, other: Facts) -> None:
+    before, now = (
+        {each["feature"]: f"{each['cardinality']:,} ids, candidates {each['candidates']}" for each in facts["fields"]}
+        for facts in (first, other)
+    )
+    for name in [*before, *now]:
+        told, tells = (each.get(name, "no such field") for each in (before, now))
+        if told != tells:
+            raise PlanError(
+                "plans stand side by side where they are of the same fields and candidates",
+                found=f"{name!r}: {tells}; in {first['path']}: {told}",
+                where=other["path"],
+                remedy="Name searches of one recipe that differ in seed, model or method",
+            )
+    if list(before) != list(now):
+        raise PlanError(
+            "plans stand side by side where their fields stand in one order",
+            found=f"{list(now)}; in {first['path']}: {list(before)}",
+            where=other["path"],
+            remedy="Name searches of one recipe that differ in seed, model or method",
+        )
+
+
+def _field(same: Sequence[Facts]) -> Facts:
+    """One field in all plans; of dims that are as frequent, the smallest is its mode."""
+    dims = [each["dim"] for each in same]
+    mode = statistics.mode(sorted(dims))
+    return {
+        "feature": same[0]["feature"],
+        "cardinality": same[0]["cardinality"],
+        "candidates": same[0]["candidates"],
+        "dims": dims,
+        "mode": mode,
+        "mode_share": dims.count(mode) / len(dims),
+    }
+
+
+def _pearson(some: Sequence[int], others: Sequence[int]) -> float | None:
+    """Pearson's correlation over fields; None where the dims of a plan are all the same."""
+    if len(set(some)) < 2 or len(set(others)) < 2:
+        return None
+    return statistics.correlation(some, others)
+
+
+def show(facts: Facts, console: Console) -> None:
+    """Print the facts for a reader."""
+    plans, rows, pearson = facts["plans"], facts["fields"], facts["pearson"]
+    numbers = [str(number) for number in range(1, len(plans) + 1)]
+    say(console, f"{len(plans)} plans of {len(rows)} {'field' if len(rows) == 1 else 'fields'}")
+    told = [
+        [number, each["path"], each["method"], each["model"], str(each["seed"]), f"{each['parameters']['embedding']:,}"]
+        for number, each in zip(numbers, plans, strict=True)
+    ]
+    print_table(console, ">plan path method model >seed >embedding", told)
+    print_table(
+        console,
+        " ".join(["feature", ">ids", *(f">{number}" for number in numbers), ">mode", ">share"]),
+        [
+            [
+                row["feature"],
+                f"{row['cardinality']:,}",
+                *map(str, row["dims"]),
+                str(row["mode"]),
+                f"{row['mode_share']:.0%}",
+            ]
+            for row in rows
+        ],
+    )
+    console.print()
+    say(console, f"share of plans that chose a field's most frequent dim: {facts['mode_share']:.0%} on average")
+    say(console, f"Pearson correlation of dims over fields: {_told(pearson)}")
+
+
+def _told(pearson: Facts) -> str:
+    if pearson["mean"] is None:
+        return "none, where the dims of a plan are all the same"
+    known = sum(pair["pearson"] is not None for pair in pearson["pairs"])
+    span = f"{pearson['min']:.3f} to {pearson['max']:.3f}, {known} of {len(pearson['pairs'])} pairs of plans"
+    return f"{pearson['mean']:.3f} on average ({span}); Zhao et al. (WWW'21) report about {pearson['reported']:.2f}"
