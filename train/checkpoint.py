@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,15 +42,9 @@ def save_checkpoint(
     directory: Path, model: nn.Module, optimizer: Optimizer, best: dict[str, Tensor], progress: Progress, identity: str
 ) -> None:
     """Write the checkpoint whole or not at all; `identity` says what it is a checkpoint of."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in best.items()}
-    tensors |= {f"optimizer.{name}": value for name, value in state_tensors(optimizer).items()}
-    tensors["rng"] = torch.get_rng_state()
-    if torch.cuda.is_initialized():
-        tensors["cuda_rng"] = torch.cuda.get_rng_state()
-    metadata = {"progress": json.dumps(dataclasses.asdict(progress)), "identity": identity}
-    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_atomically(directory / NAME, save(whole, metadata))
+    tensors = prefixed("model", model.state_dict()) | prefixed("best", best)
+    tensors |= prefixed("optimizer", state_tensors(optimizer))
+    save_tensors(directory, tensors, dataclasses.asdict(progress), identity)
 
 
 def load_checkpoint(
@@ -61,12 +58,36 @@ def load_checkpoint(
     Raises:
         Malformed: not a checkpoint of this program. RecipeError: of another recipe, plan or data.
     """
+    with checkpoint_tensors(directory, identity) as (tensors, told):
+        progress = Progress(**told)
+        model.load_state_dict(part(tensors, "model"))
+        load_state_tensors(optimizer, part(tensors, "optimizer"), progress.lr)
+    return progress, part(tensors, "best")
+
+
+def save_tensors(directory: Path, tensors: Mapping[str, Tensor], progress: dict[str, Any], identity: str) -> None:
+    """Write tensors, random state and how far it has come, whole or not at all."""
+    held = {**tensors, "rng": torch.get_rng_state()}
+    if torch.cuda.is_initialized():
+        held["cuda_rng"] = torch.cuda.get_rng_state()
+    metadata = {"progress": json.dumps(progress), "identity": identity}
+    whole = {name: value.detach().cpu().contiguous() for name, value in held.items()}
+    write_atomically(directory / NAME, save(whole, metadata))
+
+
+@contextmanager
+def checkpoint_tensors(directory: Path, identity: str) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """The tensors and the progress of a checkpoint, to be put back inside; then the random state is.
+
+    Raises:
+        Malformed: not a checkpoint of this program, found here or while it is put back. RecipeError: of another
+            recipe, plan or data.
+    """
     path = directory / NAME
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-        progress = Progress(**json.loads(metadata["progress"]))
         if metadata["identity"] != identity:
             raise RecipeError(
                 "a run goes on with the recipe, plan and data it was started with",
@@ -74,8 +95,7 @@ def load_checkpoint(
                 where=str(directory),
                 remedy=f"Compare with {directory / 'recipe.toml'}, or train into another directory",
             )
-        model.load_state_dict(_part(tensors, "model."))
-        load_state_tensors(optimizer, _part(tensors, "optimizer."), progress.lr)
+        yield tensors, json.loads(metadata["progress"])
         torch.set_rng_state(tensors["rng"])
         if torch.cuda.is_initialized() and "cuda_rng" in tensors:
             torch.cuda.set_rng_state(tensors["cuda_rng"])
@@ -86,8 +106,14 @@ def load_checkpoint(
             where=str(path),
             remedy="Delete the directory and train again",
         ) from None
-    return progress, _part(tensors, "best.")
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under `<prefix>.<name>`."""
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those under a prefix, by their names without it."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

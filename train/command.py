@@ -16,6 +16,7 @@ examples:
   quorem train synthetic --out runs/full --set embedding.scheme=full
   quorem train synthetic --out runs/qr --set embedding.scheme=qr --set embedding.collisions=4
   quorem train my_recipe.toml --out runs/mine --device cuda --seed 2
+  quorem train my_recipe.toml --out runs/mine --plan plans/1  the dims that a search found
   quorem train my_recipe.toml --out runs/mine --resume        go on after Ctrl-C
 
 Ctrl-C saves the run as it stands and prints the command that goes on with it."""
@@ -34,7 +35,11 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a shipped recipe")
     parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="the run directory to write")
     parser.add_argument(
-        "--plan", metavar="PLAN", type=Path, help="a plan.json, the `plan` of a manifest; it overrides [embedding]"
+        "--plan",
+        metavar="PLAN",
+        type=Path,
+        help="tables instead of those of [embedding]: a plan directory of `quorem search`, or a plan.json alone, the "
+        "`plan` of a manifest",
     )
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one"

@@ -21,23 +21,24 @@ RECIPE, WEIGHTS, REFERENCE = "recipe.toml", "weights.safetensors", "reference.sa
 REFERENCE_ROWS = 1024
 
 
-def check_run(out: Path, resolved: str, *, resume: bool) -> None:
-    """Refuse a directory that holds something else than what this run may write over.
+def check_run(out: Path, resolved: str, *, resume: bool, last: str = manifests.NAME, begun: str = CHECKPOINT) -> None:
+    """Refuse a directory that holds something else than what this run, or search, may write over.
 
-    That is: nothing; or, to be gone on with, a checkpoint; or what a run of the same recipe (`resolved`, as TOML) left
-    that was killed before its first checkpoint.
+    The file `last` is there when it has finished, `begun` when it can be gone on with. What it may write over is:
+    nothing; or, to be gone on with, what was begun; or what a run of the same recipe (`resolved`, as TOML) left that
+    was killed before it had begun.
 
     Raises:
         RecipeError.
     """
-    if (out / manifests.NAME).exists():
+    if (out / last).exists():
         raise RecipeError(
-            "a finished run is never written over",
-            found="a manifest",
+            "what is finished is never written over",
+            found=last,
             where=str(out),
             remedy="Name another --out, or delete the directory",
         )
-    if (out / CHECKPOINT).exists() != resume:
+    if (out / begun).exists() != resume:
         raise RecipeError(
             "--resume goes on with an interrupted run, and only that",
             found="no checkpoint" if resume else "an interrupted run",

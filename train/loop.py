@@ -79,14 +79,13 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
     if place.resume:
         progress, best = load_checkpoint(place.directory, model, optimizer, place.identity)
         watcher.resumed(progress)
-    # A last batch of one row joins the one before it: batch normalisation needs a variance.
-    batches = max(1, -(-(len(train) - 1) // config.batch))
+    batches = batches_of(len(train), config.batch)
     mixed = torch.autocast(train.ids.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     glance = min(LONGEST_BLIND, -(-batches // LOOKS))
-    with _stop_signals() as stopping:
+    with stop_signals() as stopping:
         while progress.epoch < config.epochs and progress.stale < config.patience:
             watcher.epoch(progress.epoch + 1, batches, progress.batch)
-            order = _shuffled(len(train), config.seed, progress.epoch).to(train.labels.device)
+            order = shuffled(len(train), config.seed, progress.epoch).to(train.labels.device)
             model.train()
             looked, total = progress.batch, torch.tensor(progress.loss_sum, device=train.labels.device)
             for number in range(progress.batch, batches):
@@ -108,7 +107,7 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
                     watcher.step(progress.batch - looked, rows, progress.loss_sum / progress.batch)
                     looked = progress.batch
                     if not np.isfinite(progress.loss_sum):
-                        raise _no_number("loss", f"epoch {progress.epoch + 1}, batches up to {progress.batch}")
+                        raise no_number("loss", f"epoch {progress.epoch + 1}, batches up to {progress.batch}")
                 if stop:
                     save_checkpoint(place.directory, model, optimizer, best, progress, place.identity)
                     raise Interrupted
@@ -130,7 +129,12 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
     return progress
 
 
-def _shuffled(rows: int, seed: int, epoch: int) -> Tensor:
+def batches_of(rows: int, size: int) -> int:
+    """How many batches rows make. A last one of one row joins that before it: batch normalisation needs a variance."""
+    return max(1, -(-(rows - 1) // size))
+
+
+def shuffled(rows: int, seed: int, epoch: int) -> Tensor:
     """The order of the rows in an epoch, (N,) int64: a function of seed and epoch, so that a resumed run knows it."""
     return torch.randperm(rows, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63))
 
@@ -150,21 +154,22 @@ def evaluate_rows(model: Model, rows: Rows) -> dict[str, float]:
     """All metrics of a model on some rows."""
     logits, weights = score_rows(model, rows), None if rows.weights is None else rows.weights.cpu().numpy()
     if not np.isfinite(logits).all():
-        raise _no_number("logit", f"{len(rows)} rows that are evaluated")
+        raise no_number("logit", f"{len(rows)} rows that are evaluated")
     return evaluate(logits, rows.labels.cpu().numpy(), weights, rows.groups)
 
 
-def _no_number(what: str, where: str) -> QuoremError:
+def no_number(what: str, where: str) -> QuoremError:
+    """The error of a loss or a logit that is not finite any more."""
     return QuoremError(
         f"every {what} is a finite number",
         found="one that is not",
         where=where,
-        remedy="Lower train.lr and train into another directory",
+        remedy="Lower train.lr and begin again in another directory",
     )
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals() -> Iterator[Callable[[], bool]]:
     """Turn the first SIGINT or SIGTERM into a flag, looked at between batches; a second one ends the run at once."""
     asked, before = list[int](), dict[int, Any]()
 

@@ -1,6 +1,6 @@
 """From a recipe's `[embedding]` section, the fields' cardinalities and their classes to a plan."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from ..protos import manifest_pb2 as pb
@@ -35,11 +35,21 @@ def make_plan(
     """
     sizes = {feature.name: schema.cardinality(feature) for feature in features.features if schema.has_ids(feature)}
     fields = [_field(config, name, n, semantics.get(name)) for name, n in sizes.items()]
-    made = pb.Plan(fields=packing.pack(fields))
-    if first_order and config.first_order != "none":
-        terms = [_first_order(field, semantics.get(field.feature), config.first_order) for field in fields]
-        made.first_order.extend(packing.pack(terms))
-    return made
+    terms = first_order_of(fields, config, semantics) if first_order else []
+    return pb.Plan(fields=packing.pack(fields), first_order=terms)
+
+
+def first_order_of(
+    fields: Sequence[pb.Field], config: EmbeddingConfig, semantics: Mapping[str, Semantics]
+) -> list[pb.Field]:
+    """Tables of dim 1 for fields in schema order, in packing order; none where the recipe says so.
+
+    Raises:
+        PlanError: see plan.py.
+    """
+    if config.first_order == "none":
+        return []
+    return packing.pack([_first_order(field, semantics.get(field.feature), config.first_order) for field in fields])
 
 
 def classes_of(made: pb.Plan, semantics: Mapping[str, Semantics], where: str) -> dict[str, Int32s]:

@@ -4,11 +4,17 @@ The logit of a row is `bias + Σ_f w_f[id] + Σ_{f<g} <v_f[id], v_g[id]> + Σ_i 
 machines, ICDM 2010), its three sums scaled so that each holds its share of the variance. No table is kept: w and v
 are computed from (seed, field, id) where they are needed, so ten million ids cost what ten do.
 
-Shapes: N rows, R rank, D dense columns.
+Fields may have ranks of their own, r_f: the first r_f components of a field's vectors are not zero, so that the matrix
+of its interactions with all other fields has the rank r_f, and no vectors of fewer components can stand for it.
+
+Shapes: N rows, F fields, R rank, D dense columns.
 """
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +22,6 @@ from numpy.typing import NDArray
 from .counter import bits
 
 Floats = NDArray[np.float64]
-
-SHARES = (0.5, 0.3, 0.2)
-"""Shares of the logit's variance: first order, interactions, dense columns."""
 
 _STEPS = 40
 
@@ -38,6 +41,33 @@ def factors(key: int, ids: NDArray[np.int64], rank: int) -> NDArray[np.float32]:
     index = ids.astype(np.uint64)[:, None] * np.uint64(words) + np.arange(words, dtype=np.uint64)
     pieces = bits(key, index).astype("<u8", copy=False).view("<u2")[:, : 1 + rank]  # four 16-bit factors a word
     return (pieces.astype(np.float32) * 2.0 + 1.0) * np.float32(2.0**-16) - np.float32(1.0)
+
+
+def amplitudes(ranks: Sequence[int]) -> NDArray[np.float32]:
+    """How large each component of a field's vectors is, by which `factors` are multiplied.
+
+    Component k of field f is of size r_f^(-1/2) R_k^(-1/4), where R_k is the sum of 1 / r over the fields that have it.
+    Its products with the same component of the other fields then have the variance (1 - 1 / (r_f R_k)) / r_f, in units
+    of the factors': nearly alike for all components of a field, and summed over them nearly alike for all fields. A
+    field falls behind only where the others have so many more components that the few it has cannot hold its part.
+
+    Args:
+        ranks: r_f of each field, at least 1; the largest of two fields or more, for what one field alone has never
+            meets anything.
+
+    Returns:
+        (F, 1 + R) float32, R the largest rank: 1 for the weight, then the components'.
+    """
+    largest, count = max(ranks), Counter(ranks)
+    table = np.zeros((len(ranks), 1 + largest), np.float32)
+    table[:, 0] = 1.0
+    for component in range(largest):
+        # Exact, then rounded by division and roots alone: the same on every machine.
+        together = float(sum(Fraction(fields, rank) for rank, fields in count.items() if rank > component))
+        for field, rank in enumerate(ranks):
+            if rank > component:
+                table[field, 1 + component] = 1.0 / math.sqrt(rank * math.sqrt(together))
+    return table
 
 
 def sums(vectors: Sequence[NDArray[np.float32]], dense: NDArray[np.float32], key: int) -> Floats:
@@ -83,18 +113,21 @@ class Planted:
         return (1.0 - self.noise) * _sigmoid(logit) + self.noise * self.positives
 
 
-def calibrate(parts: Floats, *, auc: float, positives: float, noise: float) -> Planted:
+def calibrate(
+    parts: Floats, *, shares: tuple[float, float, float], auc: float, positives: float, noise: float
+) -> Planted:
     """The model whose true probabilities reach an AUC and a share of positives on sample rows, before noise.
 
     Args:
         parts: (3, N) float64, from `sums`.
+        shares: of the logit's variance, that each of the three has; one that does not vary has none.
         auc: expected AUC of the true probabilities, between .5 and 1.
         positives: expected share of positives.
         noise: share of rows whose label is a coin instead.
     """
     centred = parts - parts.mean(axis=1, keepdims=True)
     spread = centred.std(axis=1)
-    relative = np.divide(np.sqrt(SHARES), spread, out=np.zeros(3), where=spread > 0)
+    relative = np.divide(np.sqrt(shares), spread, out=np.zeros(3), where=spread > 0)
     signal: Floats = (relative[:, None] * centred).sum(axis=0)
     low, high = 0.0, 64.0
     for _ in range(_STEPS):

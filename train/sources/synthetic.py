@@ -1,4 +1,4 @@
-"""Synthetic: click rows with Criteo's cardinalities, Zipf-distributed ids and labels from a planted model.
+"""Synthetic: click rows with Criteo's or other cardinalities, Zipf-distributed ids and labels from a planted model.
 
 Every value is a function of (seed, split, column, row): any prefix of a split is the same however many rows follow,
 and one split does not depend on the size of another.
@@ -7,26 +7,16 @@ and one split does not depend on the size of another.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from .columns import require
 from .counter import bits, stream, uniform
-from .planted import Planted, area_under_curve, calibrate, factors, log_loss, sums
+from .planted import Planted, amplitudes, area_under_curve, calibrate, factors, log_loss, sums
+from .synthetic_config import CRITEO, RANK, SyntheticConfig
 from .zipf import ranks
-
-# fmt: off
-CRITEO = (
-    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27, 14992, 5461306, 10, 5652,
-    2173, 4, 7046547, 18, 15, 286181, 105, 142572,
-)
-# fmt: on
-"""Cardinalities of Criteo Kaggle's 26 categorical columns."""
 
 BAG = 10000
 """Cardinality of the bag column."""
@@ -38,54 +28,7 @@ _SAMPLE = 2**15
 _SPLITS = {"train": 0, "valid": 1, "test": 2, "sample": 3}
 _IDS, _LENGTHS, _DENSE, _LABELS, _PERMUTATION, _FACTORS, _BETA = range(7)
 
-Count = Annotated[int, Field(gt=0)]
 Ids = NDArray[np.int64]
-
-
-class Rows(BaseModel):
-    """How many rows each split has."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    train: Count
-    valid: Count
-    test: Count
-
-
-class SyntheticConfig(BaseModel):
-    """The table `[data.synthetic]` of a recipe.
-
-    Attributes:
-        rows: rows of train, valid and test.
-        scale: Criteo's cardinalities are multiplied by it; none falls below 3 by it.
-        zipf: exponent of the ids' law; 0 is uniform.
-        dense: number of dense columns I1, I2, …: float32, mean 0, variance 1.
-        rank: rank of the planted model's factors.
-        auc: best possible AUC, about; the exact one of the test split is in the facts.
-        positives: share of positives, about.
-        noise: share of rows whose label is a coin; lowers the best possible AUC.
-        strings: C1 to C26 as text of 8 hexadecimal digits instead of integers.
-        bag: when not 0, a column B1 of lists of 1 to `bag` ids.
-        seed: of everything.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    rows: Rows
-    scale: Annotated[float, Field(gt=0, le=1)] = 0.001
-    zipf: Annotated[float, Field(ge=0, le=8)] = 1.1
-    dense: Annotated[int, Field(ge=0, le=1000)] = 13
-    rank: Annotated[int, Field(ge=1, le=64)] = 4
-    auc: Annotated[float, Field(ge=0.55, le=0.95)] = 0.8
-    positives: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    noise: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    strings: bool = False
-    bag: Annotated[int, Field(ge=0, le=1000)] = 0
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
-
-    def cardinality(self, full: int) -> int:
-        """The number of ids of a column that has `full` of them at scale 1."""
-        return min(full, max(3, math.ceil(full * Fraction(repr(self.scale)))))
 
 
 @dataclass(frozen=True)
@@ -108,7 +51,7 @@ class Split:
         """The wanted columns: label float32, I1 … float32, C1 … int64 or string, B1 list of int64."""
         config = self.config
         dense = [f"I{index + 1}" for index in range(config.dense)]
-        fields = [f"C{index + 1}" for index in range(len(CRITEO))]
+        fields = [f"C{index + 1}" for index in range(len(config.sizes))]
         require(wanted, ["label", *dense, *fields, *(["B1"] if config.bag else [])], f"synthetic {self.name} rows")
         for rows in self._chunks():
             columns: dict[str, pa.Array] = {}
@@ -153,7 +96,9 @@ def splits(config: SyntheticConfig, rows: int | None = None) -> tuple[Split, Spl
         rows: at most so many rows of each, or None.
     """
     sample = _make(config, "sample", 0, _SAMPLE)
-    planted = calibrate(sample.parts, auc=config.auc, positives=config.positives, noise=config.noise)
+    planted = calibrate(
+        sample.parts, shares=config.shares, auc=config.auc, positives=config.positives, noise=config.noise
+    )
 
     def split(name: str, count: int) -> Split:
         return Split(config, name, count if rows is None else min(rows, count), planted)
@@ -178,7 +123,7 @@ def scatter(rank: Ids, n: int, key: int) -> Ids:
 @dataclass(frozen=True)
 class _Rows:
     index: NDArray[np.uint64]  # (N,) row numbers
-    ids: list[Ids]  # 26 x (N,)
+    ids: list[Ids]  # of each field (N,)
     offsets: NDArray[np.int32]  # (N + 1,) into bag; all 0 without one
     bag: Ids
     dense: NDArray[np.float32]  # (N, D)
@@ -187,24 +132,32 @@ class _Rows:
 
 def _make(config: SyntheticConfig, split: str, start: int, stop: int) -> _Rows:
     index = np.arange(start, stop, dtype=np.uint64)
-    ids = [_ids(config, split, field, full, index) for field, full in enumerate(CRITEO)]
-    vectors = [factors(stream(config.seed, _FACTORS, field), column, config.rank) for field, column in enumerate(ids)]
+    ids = [_ids(config, split, field, n, index) for field, n in enumerate(config.sizes)]
+    vectors = _vectors(config, ids)
     offsets = np.zeros(len(index) + 1, np.int32)
     bag = np.empty(0, np.int64)
     if config.bag:
         lengths = bits(stream(config.seed, _LENGTHS, _SPLITS[split]), index) % np.uint64(config.bag) + np.uint64(1)
         np.cumsum(lengths, out=offsets[1:])
         slots = index[:, None] * np.uint64(config.bag) + np.arange(config.bag, dtype=np.uint64)
-        bag = _ids(config, split, len(CRITEO), BAG, slots[np.arange(config.bag) < lengths[:, None]])
-        members = factors(stream(config.seed, _FACTORS, len(CRITEO)), bag, config.rank)
+        bag = _ids(config, split, len(CRITEO), config.cardinality(BAG), slots[np.arange(config.bag) < lengths[:, None]])
+        members = factors(stream(config.seed, _FACTORS, len(CRITEO)), bag, config.rank or RANK)
         vectors.append((np.add.reduceat(members, offsets[:-1]) / lengths[:, None]).astype(np.float32))
     dense = _dense(config, split, index)
     parts = sums(vectors, dense, stream(config.seed, _BETA))
     return _Rows(index, ids, offsets, bag, dense, parts)
 
 
-def _ids(config: SyntheticConfig, split: str, field: int, full: int, index: NDArray[np.uint64]) -> Ids:
-    n = config.cardinality(full)
+def _vectors(config: SyntheticConfig, ids: list[Ids]) -> list[NDArray[np.float32]]:
+    """(N, 1 + R) of each field that has a part in the label."""
+    keys = [stream(config.seed, _FACTORS, field) for field in range(len(ids))]
+    if config.ranks is None:
+        return [factors(key, column, config.rank or RANK) for key, column in zip(keys, ids, strict=True)]
+    fields = zip(keys, ids, amplitudes(config.ranks), strict=False)  # those without a rank have no part
+    return [factors(key, column, max(config.ranks)) * size for key, column, size in fields]
+
+
+def _ids(config: SyntheticConfig, split: str, field: int, n: int, index: NDArray[np.uint64]) -> Ids:
     rank = ranks(n, config.zipf, stream(config.seed, _IDS, field, _SPLITS[split]), index)
     return scatter(rank, n, stream(config.seed, _PERMUTATION, field))
 

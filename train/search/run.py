@@ -1,0 +1,194 @@
+"""What the command `quorem search` does: rows and a recipe become a plan directory."""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from ...protos import manifest_pb2 as pb
+from ...protos import plan, plan_directory
+from ..checkpoint import NAME as CHECKPOINT
+from ..directory import check_run, open_run
+from ..fresh import identity
+from ..loop import Interrupted, Place, evaluate_rows
+from ..prepare import Prepared, prepare
+from ..recipe import Recipe
+from ..recipe_file import read_recipe, to_toml
+from ..run import INTERRUPTED, choose_device
+from .budget import check_candidates
+from .choice import supernet_parameters
+from .derive import wide_plan, with_dims
+from .figures import draw_choice, draw_dims
+from .found import Found
+from .loop import learn_choice
+from .mixed import mixed_dims
+from .progress import HISTORY, Display, read_history
+from .random_search import draw_trials, search_random
+from .supernet import make_supernet
+from .trials import NAME as TRIALS
+
+METRICS_TOLD = ("auc", "logloss")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run `quorem search`; returns the exit code."""
+    began = time.monotonic()
+    recipe, base = read_recipe(args.recipe, args.set, args.seed)
+    device = choose_device(args.device)
+    try:
+        made, found = search(recipe, base, args.out, device, resume=args.resume, quiet=args.quiet)
+    except Interrupted:
+        again = shlex.join(_again(args))
+        told = f"\nStopped; everything up to the last batch is saved. Go on with:\n  {again}"
+        print(json.dumps({"error": "Interrupted", "remedy": again}) if args.json else told, file=sys.stderr)
+        return INTERRUPTED
+    facts = _facts(args.out, recipe, made, found) | {
+        "device": device.type,
+        "seconds": round(time.monotonic() - began, 2),
+    }
+    if args.json:
+        print(json.dumps(facts))
+    elif not args.quiet:
+        print("\n".join(_told(facts, args.recipe)))
+    return 0
+
+
+def search(
+    recipe: Recipe, base: Path, out: Path, device: torch.device, *, resume: bool, quiet: bool
+) -> tuple[pb.Plan, pb.Search]:
+    """Search as the recipe says and write the plan directory.
+
+    Raises:
+        QuoremError: see errors.py. Interrupted: saved, and not finished.
+    """
+    recipe = recipe.model_copy(update={"search": recipe.search})  # what is told of a search stands in its recipe
+    resolved, config = to_toml(recipe, base), recipe.search
+    begun = TRIALS if config.method == "random" else CHECKPOINT
+    check_run(out, resolved, resume=resume, last=plan_directory.SEARCH, begun=begun)
+    prepared = prepare(recipe, base)
+    wide = wide_plan(recipe, prepared.schema, prepared.semantics)
+    if config.method == "mixed":
+        found = Found(mixed_dims(config, wide))
+        open_run(out, resolved, resume=resume)
+    elif config.method == "random":
+        draw_trials(config, wide, recipe.train.seed)  # refuses what cannot be before anything is written
+        open_run(out, resolved, resume=resume)
+        found = search_random(recipe, resolved, prepared, wide, out, device, resume=resume, quiet=quiet)
+    else:
+        check_candidates(wide, config)
+        found = _search_autodim(recipe, resolved, prepared, wide, out, device, resume=resume, quiet=quiet)
+    made = with_dims(wide, found.dims, prepared.semantics)
+    names = [field.feature for field in made.fields]
+    mixed = config.method == "mixed"
+    candidates = {name: [] if mixed else list(config.candidates_of(name)) for name in names}
+    choices = [
+        pb.Choice(
+            feature=name,
+            candidates=candidates[name],
+            probabilities=found.probabilities.get(name, []),
+            dim=found.dims[name],
+        )
+        for name in names
+    ]
+    told = pb.Search(
+        method=config.method,
+        model=recipe.model.name,
+        seed=recipe.train.seed,
+        schema=prepared.schema,
+        choices=choices,
+        valid_metrics=found.valid_metrics,
+        test_metrics=found.test_metrics,
+    )
+    draw_dims(out, names, {field.feature: field.cardinality for field in made.fields}, found.dims, candidates)
+    plan_directory.write_plan(out, made, told)
+    (out / CHECKPOINT).unlink(missing_ok=True)
+    return made, told
+
+
+def _search_autodim(
+    recipe: Recipe,
+    resolved: str,
+    prepared: Prepared,
+    wide: pb.Plan,
+    out: Path,
+    device: torch.device,
+    *,
+    resume: bool,
+    quiet: bool,
+) -> Found:
+    net = make_supernet(recipe, prepared, wide, device)
+    train, valid = prepared.train.to(device), prepared.valid.to(device)
+    open_run(out, resolved, resume=resume)
+    if not resume:
+        (out / HISTORY).unlink(missing_ok=True)
+    place = Place(out, identity(resolved, prepared, [prepared.schema, wide], net.model.classes), resume)
+    with Display(out, Console(stderr=True, quiet=quiet)) as display:
+        learn_choice(net, train, valid, recipe, place, display)
+        display.ended()
+    net.mixture.weights = net.choice.probabilities().detach()
+    probabilities = net.choice.told()
+    candidates = {name: recipe.search.candidates_of(name) for name in probabilities}
+    draw_choice(out, list(probabilities), candidates, read_history(out / HISTORY))
+    has_test = "test" in prepared.facts.rows
+    return Found(
+        net.choice.dims(),
+        probabilities,
+        evaluate_rows(net.model, valid),
+        evaluate_rows(net.model, prepared.heldout.to(device)) if has_test else {},
+    )
+
+
+def _facts(out: Path, recipe: Recipe, made: pb.Plan, found: pb.Search) -> dict[str, Any]:
+    """What `--json` tells, but for the device and the time it took."""
+    config, held = recipe.search, plan.parameters(made.fields)
+    parameters = {"embedding": held}
+    if config.method == "autodim":
+        parameters["supernet"] = supernet_parameters(config, made)
+    return {
+        "plan": str(out),
+        "method": found.method,
+        "model": found.model,
+        "seed": found.seed,
+        "dims": {choice.feature: choice.dim for choice in found.choices},
+        "probabilities": {
+            choice.feature: dict(zip(map(str, choice.candidates), choice.probabilities, strict=True))
+            for choice in found.choices
+            if choice.probabilities
+        },
+        "parameters": parameters,
+        "valid": dict(found.valid_metrics),
+        "test": dict(found.test_metrics),
+    }
+
+
+def _told(facts: dict[str, Any], recipe: str) -> Sequence[str]:
+    """The same for a reader; `quorem inspect` tells more."""
+    width = max(map(len, facts["dims"]))
+    lines = [f"{name:{width}}  {dim:4}  {'#' * min(dim, 64)}" for name, dim in facts["dims"].items()]
+    lines.append(f"{facts['parameters']['embedding']:,} embedding parameters; {facts['seconds']:.0f} s")
+    if facts["valid"]:
+        scores = "  ".join(f"{name} {facts['valid'][name]:.5f}" for name in METRICS_TOLD)
+        whose = "the model with all candidates" if facts["method"] == "autodim" else "the best trial"
+        lines.append(f"validation rows, {whose}: {scores}")
+    return [
+        *lines,
+        "Look at it, and train the model that has only these dims:",
+        f"  {shlex.join(['quorem', 'inspect', facts['plan']])}",
+        f"  {shlex.join(['quorem', 'train', recipe, '--plan', facts['plan'], '--out', 'RUN'])}",
+    ]
+
+
+def _again(args: argparse.Namespace) -> list[str]:
+    """The command that goes on with the search."""
+    command = ["quorem", "search", args.recipe, "--out", str(args.out), "--resume"]
+    command += [part for setting in args.set for part in ("--set", setting)]
+    if args.seed is not None:
+        command += ["--seed", str(args.seed)]
+    return [*command, "--device", args.device]
