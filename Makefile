@@ -43,11 +43,13 @@ build/models/ctr: | $(STAMP)
 	$(BIN)/quorem train synthetic --out build/run --set train.epochs=1
 	$(BIN)/quorem export build/run --to $@
 
-STUDIES ?= frappe movielens synthetic
+STUDIES ?= partitions/frappe partitions/movielens partitions/synthetic autodim/frappe autodim/movielens autodim/planted
+files_of = $(or $(wildcard benchmarks/$(1).toml benchmarks/*/$(1).toml),$(error no study benchmarks/$(1).toml))
 
-study: $(STAMP) ## the studies of benchmarks/partitions, each run once, into build/study; STUDIES=smoke takes a minute
-	for study in $(STUDIES); do \
-		$(BIN)/quorem compare benchmarks/partitions/$$study.toml --out build/study/$$study || exit; \
+study: $(STAMP) ## the studies of benchmarks/, each run once, into build/study; STUDIES=smoke takes a minute
+	for file in $(foreach study,$(STUDIES),$(call files_of,$(study))); do \
+		name=$${file#benchmarks/}; \
+		$(BIN)/quorem compare $$file --out build/study/$${name%.toml} || exit; \
 	done
 
 protos: $(STAMP) ## the generated code of protos/*.proto

@@ -7,7 +7,7 @@ import statistics
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from quorem.train.compare.noise import Difference, compare, incomplete_beta, t_quantile
+from quorem.train.compare.noise import Difference, compare, incomplete_beta, stability, t_quantile
 
 METRIC = st.floats(0.1, 0.99)
 SAMPLE = st.lists(METRIC, min_size=2, max_size=6).map(tuple)
@@ -115,3 +115,20 @@ def test_one_in_twenty_differences_of_nothing_is_called_one():
     ]
     share = sum(verdict != "within seed noise" for verdict in verdicts) / len(verdicts)
     assert 0.02 < share < 0.08
+
+
+@pytest.mark.parametrize(
+    ("choices", "alike"),
+    [
+        ([(2, 4, 8), (4, 8, 16)], 1.0),
+        ([(2, 4, 8), (8, 6, 2)], -1.0),
+        ([(2, 8, 2, 8), (2, 2, 8, 8)], 0.0),
+        ([(2, 4, 8), (4, 8, 16), (8, 6, 2)], -1 / 3),  # of three pairs, two are opposite
+        ([(2, 4, 8)], None),
+        ([(2, 4, 8), (4, 4, 4)], None),  # nothing is correlated to what does not vary
+        ([(2, 4, 8), (4, 4, 4), (4, 8, 16)], 1.0),
+        ([], None),
+    ],
+)
+def test_seeds_that_choose_alike_are_correlated(choices: list[tuple[int, ...]], alike: float | None):
+    assert stability(choices) == (None if alike is None else pytest.approx(alike, abs=1e-12))

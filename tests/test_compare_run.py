@@ -1,24 +1,20 @@
 """A study run for real: stopped, killed and gone on with, it repeats no finished run and ends with the same table."""
 
-import contextlib
 import fcntl
-import io
 import json
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from quorem.command import main
 from quorem.protos.errors import QuoremError
 from quorem.train.compare.children import cores
 from quorem.train.compare.lock import locked
+from studies import PATIENCE_SECONDS, at_work, command, compare, finished, until, without_seconds
 
 RECIPE = """
 [data]
@@ -64,7 +60,6 @@ factor = "scheme"
 seeds = [1]
 set = ["train.lr=1e30", "model.batchnorm=false"]
 """
-PATIENCE_SECONDS = 120
 
 
 @pytest.fixture(scope="module")
@@ -86,49 +81,10 @@ def whole(study: Path) -> tuple[Path, str]:
     return out, done.stderr
 
 
-def command(study: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "quorem", "compare", str(study), "--out", str(out), "--jobs", "2", *more]
-
-
-def compare(*arguments: str | Path) -> tuple[int, str, str]:
-    """Run the command in this process: exit code, stdout, stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(["compare", *map(str, arguments)])
-    return code, out.getvalue(), err.getvalue()
-
-
-def finished(out: Path) -> dict[str, int]:
-    """The finished runs, and when each was finished."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in out.glob("runs/*/manifest.json")}
-
-
-def without_seconds(table: str) -> list[str]:
-    return [re.sub(r"\|[^|]*\|$", "|", line) for line in table.splitlines()]
-
-
-def until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def epochs(out: Path, least: int) -> bool:
     """Whether a run that is not finished has come so far."""
     lines = [path for path in out.glob("runs/*/metrics.jsonl") if not (path.parent / "manifest.json").exists()]
     return any(path.read_text().count("\n") >= least for path in lines)
-
-
-def at_work(out: Path) -> list[int]:
-    """Process numbers of the living trainings of this study."""
-    found = list[int]()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if f"{out}/runs".encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-    return found
 
 
 def test_a_study_is_told_before_while_and_after_it_runs(whole: tuple[Path, str]):

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from quorem.train.compare.results import Result, Results, last_words
 from quorem.train.compare.summary import Summary, as_dict, summarise
 from quorem.train.compare.table import to_csv, to_markdown
 from quorem.train.report import as_dict as report_as_dict
+from studies import without_seconds
 
 GOLDEN = Path(__file__).with_name("golden")
 STUDY = """
@@ -109,10 +109,6 @@ def test_only_the_last_column_tells_of_time(made: tuple[Summary, Results]):
     after = to_markdown(summarise(summary.title, [entry.arm for entry in summary.entries], results))
     assert after != before
     assert without_seconds(after) == without_seconds(before)
-
-
-def without_seconds(table: str) -> list[str]:
-    return [re.sub(r"\|[^|]*\|$", "|", line) for line in table.splitlines()]
 
 
 def test_collisions_that_runs_report_become_a_column(made: tuple[Summary, Results]):

@@ -1,6 +1,5 @@
-"""Arms: each with its runs, a recipe and a seed every one, and the runs that are due as results come in."""
+"""Arms: each with its runs, one a seed, and those that are due as results come in, searches before trainings."""
 
-import hashlib
 import itertools
 import json
 import math
@@ -10,15 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...protos.errors import RecipeError
-from ..recipe import Recipe
-from ..recipe_file import read_recipe, shipped_recipes, to_toml
 from .results import Result
+from .runs import Source, find_recipe
 from .study import ArmConfig, StudyConfig, Value
 from .study_file import LARGEST_GRID, read_study, setting, written
-from .training import Kind, Run
-
-DIGEST_DIGITS = 16
-USUAL_EPOCHS = 20  # that early stopping leaves of a hundred, where the study does not say
+from .training import Run
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class Due:
     """A run that an arm takes.
 
     label: the arm, and in brackets the values that are tried. position: of its seed.
-    ready: whether it may start; a second seed may not while the arm is being tuned.
+    ready: whether it may start; a second seed may not while the arm is being tuned, nor a training before its search.
     """
 
     run: Run
@@ -71,11 +66,25 @@ class Arm:
         chosen = self.chosen(finished, failed)
         for variant in self.variants:
             told = ", ".join(f"{key}={written(value)}" for key, value in variant.tuned.items())
-            yield Due(variant.runs[0], f"{self.name} ({told})" if told else self.name, 0, ready=True)
+            yield from _due(variant.runs[0], f"{self.name} ({told})" if told else self.name, 0, finished)
         if chosen is None and all(variant.runs[0].digest in failed for variant in self.variants):
             return
         for position, run in enumerate((chosen or self.variants[0]).runs[1:seeds], 1):
-            yield Due(run, self.name, position, ready=chosen is not None)
+            yield from _due(run, self.name, position, finished, ready=chosen is not None)
+
+
+def _due(run: Run, label: str, position: int, finished: Container[str], *, ready: bool = True) -> Iterator[Due]:
+    """A run, after the search that it needs."""
+    if run.search:
+        yield Due(run.search, f"{label}: search", position, ready)
+        ready = ready and run.search.digest in finished
+    yield Due(run, label, position, ready)
+
+
+def all_runs(arms: Iterable[Arm]) -> list[Run]:
+    """Every run that arms may ever take, each once."""
+    runs = [run for arm in arms for variant in arm.variants for run in variant.runs]
+    return list({run.digest: run for run in [*(run.search for run in runs if run.search), *runs]}.values())
 
 
 def schedule(
@@ -115,12 +124,14 @@ def _make_arm(study: StudyConfig, config: ArmConfig, path: Path, laid_over: Sequ
     where = f"{path}, arm {config.name!r}"
     if math.prod(map(len, config.tune.values())) > LARGEST_GRID:
         raise RecipeError(f"an arm is tuned over at most {LARGEST_GRID} combinations", where=where)
-    name = _find(config.recipe or study.recipe, path.parent)
-    variants, rows = list[Variant](), ""
+    source = Source(find_recipe(config.recipe or study.recipe, path.parent), study.epochs, where)
+    variants = list[Variant]()
     for combination in itertools.product(*config.tune.values()):
         tuned = dict(zip(config.tune, combination, strict=True))
-        laid = (*study.set, *config.set, *(setting(key, value) for key, value in tuned.items()), *laid_over)
-        if any(each.partition("=")[0].strip() == "train.seed" for each in laid):
+        laid = (*study.set, *config.set, *(setting(key, value) for key, value in tuned.items()))
+        searched = None if config.search is None else (*laid, *config.search, *laid_over)
+        trained = (*laid, *laid_over)
+        if any(each.partition("=")[0].strip() == "train.seed" for each in (*trained, *(searched or ()))):
             raise RecipeError(
                 "an arm has a run for each of its `seeds`",
                 found="train.seed",
@@ -129,38 +140,23 @@ def _make_arm(study: StudyConfig, config: ArmConfig, path: Path, laid_over: Sequ
             )
         runs = list[Run]()
         for seed in config.seeds or study.seeds:
-            try:
-                recipe, base = read_recipe(name, laid, seed)
-            except RecipeError as error:
-                told = f"{where}: {error.where}"
-                raise RecipeError(error.rule, found=error.found, where=told, remedy=error.remedy) from None
-            runs.append(_make_run(study, name, laid, recipe, to_toml(recipe, base), seed))
-            rows = json.dumps(tomllib.loads(runs[-1].text)["data"], sort_keys=True)
+            measured = config.measure == "search"
+            search = None if searched is None else source.search(searched, seed, measured=measured)
+            runs.append(search if search and measured else source.training(trained, seed, search))
         variants.append(Variant(tuned, tuple(runs)))
+    if len({variant.runs[0].digest for variant in variants}) < len(variants):
+        raise RecipeError(
+            "each of the values that an arm is tuned over makes a run of its own",
+            found=", ".join(config.tune),
+            where=where,
+            remedy="Tune what the arm's runs read, each value once: without `search` nothing reads search.*",
+        )
     against = [*([study.against] if study.against else []), *config.held_against]
     return Arm(
         name=config.name,
         factors=config.belongs_to,
         series=config.series or config.name,
         against=tuple(each for each in dict.fromkeys(against) if each != config.name),
-        rows=rows,
+        rows=json.dumps(tomllib.loads(variants[0].runs[0].text)["data"], sort_keys=True),
         variants=tuple(variants),
     )
-
-
-def _make_run(study: StudyConfig, name: str, laid: tuple[str, ...], recipe: Recipe, text: str, seed: int) -> Run:
-    return Run(
-        digest=hashlib.sha256(text.encode()).hexdigest()[:DIGEST_DIGITS],
-        seed=seed,
-        text=text,
-        recipe=name,
-        settings=laid,
-        kind=Kind(f"{Path(name).stem} {recipe.model.name}", recipe.model.model_dump_json()),
-        epochs=min(study.epochs or USUAL_EPOCHS, recipe.train.epochs),
-    )
-
-
-def _find(name: str, directory: Path) -> str:
-    """A recipe as `read_recipe` takes it: a file beside the study, else the name of a shipped one."""
-    beside = directory / name
-    return name if not beside.is_file() and name in shipped_recipes() else str(beside)

@@ -1,4 +1,4 @@
-"""Children: trainings at work, each in a process of its own; they are watched, stopped, and end with this process."""
+"""Children: runs at work, each in a process of its own; they are watched, stopped, and end with this process."""
 
 import os
 import queue
@@ -28,18 +28,23 @@ def cores() -> int:
 
 @dataclass(frozen=True)
 class Task:
-    """A training to do: its name here, its recipe, the directory of the run, and the file for what it says."""
+    """A run to do: its name here, the command of quorem that does it, and the file for what it says.
+
+    plan: the directory of the plan that is trained.
+    """
 
     name: str
+    verb: str
     recipe: Path
     out: Path
     log: Path
-    resume: bool
+    resume: bool = False
+    plan: Path | None = None
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A training that ended: exit status (negative: the signal), wall seconds, peak memory, what it printed."""
+    """A run that ended: exit status (negative: the signal), wall seconds, peak memory, what it printed."""
 
     name: str
     status: int
@@ -49,7 +54,7 @@ class Ended:
 
 
 class Children:
-    """At most `jobs` trainings at a time. The first SIGINT or SIGTERM has them saved and ended, a second one killed.
+    """At most `jobs` runs at a time. The first SIGINT or SIGTERM has them saved and ended, a second one killed.
 
     jobs: how many. device: as `quorem train` takes it. held: a file descriptor that lives as long as the last of them.
     stopping: whether a signal came; nothing is to be started any more.
@@ -82,9 +87,10 @@ class Children:
         return len(self._at_work)
 
     def start(self, task: Task) -> None:
-        """Start a training."""
-        command = [sys.executable, "-m", f"{__package__}.child", "train", str(task.recipe), "--out", str(task.out)]
+        """Start a run."""
+        command = [sys.executable, "-m", f"{__package__}.child", task.verb, str(task.recipe), "--out", str(task.out)]
         command += ["--device", self.device, "--json", "--quiet", *(["--resume"] if task.resume else [])]
+        command += [] if task.plan is None else ["--plan", str(task.plan)]
         with task.log.open("wb") as log:
             child = subprocess.Popen(
                 command,
@@ -101,7 +107,7 @@ class Children:
         watcher.start()
 
     def next(self) -> Ended:
-        """The next training that ends."""
+        """The next run that ends."""
         while True:
             event = self._events.get()
             if event is not None:

@@ -15,10 +15,11 @@ even by a power cut, goes on with the same command. DIR gets
   table.md, table.csv    one section a factor: AUC and logloss (mean ± standard deviation over
                          seeds), parameters, bytes, compression, seconds, and how each arm
                          compares with the one that it is held against: better, worse, or
-                         within seed noise (95 %, Welch's t-test)
+                         within seed noise (95 %, Welch's t-test); of searched arms, how alike
+                         the dims are that their seeds find
   FACTOR.auc.svg, …      the same against bytes, with error bars
   results.json           all of it, for a script
-  runs/                  the run directories, and beside each its recipe, log and facts
+  runs/                  the run and plan directories, and beside each its recipe, log and facts
 
 STUDY is a TOML file:
 
@@ -37,6 +38,14 @@ STUDY is a TOML file:
   tune = { "train.l2" = [0.01, 0.001] }    the best validation AUC of the first seed is kept
                                      an arm may have its own seeds and recipe, and more arms
                                      to compare with: against = [...]
+
+  [[arms]]
+  name = "autodim"
+  factor = "searched"
+  search = ["train.l2=0"]            `quorem search` finds the plan that is trained, one for each
+                                     seed, with these settings ([] for none) laid over the arm's;
+                                     arms whose searches are the same share them
+  measure = "search"                 nothing is trained: the search's own metrics are the arm's
 
   [[grids]]                          an arm for each combination
   name = "{scheme} c={collisions}"

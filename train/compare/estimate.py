@@ -1,25 +1,11 @@
-"""The estimate: how long what is left will take, from finished runs of the same kind, or from a short probe of it."""
+"""The estimate: how long what is left will take, from finished runs of the same kind, or from a probe (probe.py)."""
 
-import json
 import statistics
-import tempfile
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from ...protos import manifest as manifests
-from ...protos.errors import QuoremError
-from ...protos.partitions import LARGEST_ID
-from .. import data
-from ..progress import METRICS
-from ..recipe_file import read_recipe, to_toml
-from .children import Children, Task
-from .results import Result, last_words
+from .results import Result
 from .training import Kind, Run
-
-PROBE_ROWS, PROBE_EPOCHS = 40_000, 2
-FORWARD_SHARE = 1 / 3  # of what a training row costs, for a row that is only scored
 
 
 @dataclass
@@ -40,82 +26,17 @@ class Costs:
 
     def of(self, kind: Kind) -> float | None:
         """Seconds of one run of a kind; None where they are not known."""
-        found = self.measured.get(kind)
-        return statistics.fmean(found) if found else self.guessed.get(kind)
+        if found := self.measured.get(kind):
+            return statistics.fmean(found)
+        if kind.trial:
+            one = self.of(kind.trial)
+            return None if one is None else kind.trials * one
+        return self.guessed.get(kind)
 
     def left(self, runs: Iterable[Run], jobs: int) -> float | None:
         """Seconds until those of these runs are done whose cost is known, `jobs` at a time; None where none is."""
         known = [seconds for run in runs if (seconds := self.of(run.kind)) is not None]
         return max(sum(known) / jobs, max(known)) if known else None
-
-
-def probe(runs: Iterable[Run], costs: Costs, children: Children) -> None:
-    """Guess the seconds of every kind of run that nothing is known of.
-
-    Each is trained for two epochs on few rows: the second one's rate is the price of a row, and what the epochs do not
-    explain is the fixed cost.
-    """
-    first = dict[Kind, Run]()
-    for run in runs:
-        if costs.of(run.kind) is None:
-            first.setdefault(run.kind, run)
-    with tempfile.TemporaryDirectory(prefix="quorem-") as name:
-        tasks = {task.name: (task, run) for run in first.values() for task in [_task(run, Path(name))]}
-        waiting = list(tasks)
-        while (waiting and not children.stopping) or children.busy:
-            while waiting and children.busy < children.jobs and not children.stopping:
-                children.start(tasks[waiting.pop(0)][0])
-            ended = children.next()
-            task, run = tasks[ended.name]
-            if ended.status:
-                costs.unknown[run.kind] = last_words(task.log) or f"exit status {ended.status}"
-                continue
-            trained = manifests.read(task.out).training
-            lines = (task.out / METRICS).read_text("utf-8").splitlines()
-            probed = Probed(ended.seconds, [json.loads(line)["rows_per_s"] for line in lines])
-            with suppress(QuoremError):  # the runs will say it
-                whole = _rows(run)
-                costs.guessed[run.kind] = probed.extrapolate(
-                    (trained.train_rows, trained.valid_rows), (whole["train"], whole["valid"]), run.epochs
-                )
-
-
-@dataclass(frozen=True)
-class Probed:
-    """What a probe took: seconds in all, and training rows a second of each epoch."""
-
-    seconds: float
-    rates: list[float]
-
-    def extrapolate(self, few: tuple[int, int], whole: tuple[int, int], epochs: int) -> float:
-        """Seconds of a run on `whole` instead of `few` rows, (training, validation) each."""
-        fixed = self.seconds - sum(_epoch(few, rate) for rate in self.rates)
-        return max(0.0, fixed) + epochs * _epoch(whole, self.rates[-1])
-
-
-def _epoch(rows: tuple[int, int], rate: float) -> float:
-    train, valid = rows
-    return (train + valid * FORWARD_SHARE) / max(rate, 1.0)
-
-
-def _task(run: Run, directory: Path) -> Task:
-    asked, _ = read_recipe(run.recipe, run.settings, run.seed)
-    rows = min(PROBE_ROWS, asked.data.rows or PROBE_ROWS)
-    settings = [*run.settings, f"train.epochs={PROBE_EPOCHS}", f"data.rows={rows}"]
-    recipe, base = read_recipe(run.recipe, settings, run.seed)
-    path = directory / f"{run.digest}.toml"
-    path.write_text(to_toml(recipe, base), "utf-8")
-    return Task(run.digest, path, directory / run.digest, path.with_suffix(".log"), resume=False)
-
-
-def _rows(run: Run) -> Mapping[str, int]:
-    """The rows of each split that a run reads."""
-    recipe, base = read_recipe(run.recipe, run.settings, run.seed)
-    config = recipe.data
-    if config.synthetic is not None:
-        most = config.rows or LARGEST_ID
-        return {name: min(rows, most) for name, rows in config.synthetic.rows.model_dump().items()}
-    return data.read(config, (), base).facts.rows
 
 
 def told(runs: Iterable[Run], costs: Costs, jobs: int) -> list[str]:
@@ -132,9 +53,12 @@ def told(runs: Iterable[Run], costs: Costs, jobs: int) -> list[str]:
 
 def _line(kind: Kind, number: int, costs: Costs) -> str:
     seconds, measured = costs.of(kind), len(costs.measured.get(kind, ()))
+    probed = kind.trial or kind
     if seconds is None:
-        return f"{number:5} x {kind.name}: not known" + (f": {costs.unknown[kind]}" if kind in costs.unknown else "")
-    source = f"mean of {measured} finished" if measured else "from a short probe"
+        why = f": {costs.unknown[probed]}" if probed in costs.unknown else ""
+        return f"{number:5} x {kind.name}: not known{why}"
+    source = "as many trainings" if kind.trial else "from a short probe"
+    source = f"mean of {measured} finished" if measured else source
     return f"{number:5} x {kind.name}: about {duration(seconds)} a run ({source})"
 
 

@@ -1,12 +1,13 @@
-"""Seed noise: samples of a metric over seeds, and whether a difference of their means is more than chance explains.
+"""Seed noise: whether a difference of means over seeds is more than chance explains, and how alike seeds choose.
 
 Welch's t-test, two-sided at 95 %: B. L. Welch, "The generalization of Student's problem when several different
 population variances are involved", Biometrika 34 (1947).
 """
 
+import itertools
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
@@ -49,6 +50,17 @@ def compare(sample: Sample, against: Sample, others: Iterable[Sample] = (), *, h
     better = mean > 0 if higher_is_better else mean < 0
     verdict = ALIKE if abs(mean) <= bound else "better" if better else "worse"
     return Difference(mean, bound, pooled, verdict + (" (pooled)" if pooled else ""))
+
+
+def stability(choices: Sequence[Sequence[float]]) -> float | None:
+    """The mean Pearson correlation of the pairs of seeds, each with its choice for every field.
+
+    Returns:
+        None where there is no pair: a seed that chose the same for all fields has none, nothing is correlated to that.
+    """
+    varied = [choice for choice in choices if len(set(choice)) > 1]
+    pairs = [statistics.correlation(*pair) for pair in itertools.combinations(varied, 2)]
+    return statistics.fmean(pairs) if pairs else None
 
 
 def _welch(sample: Sample, against: Sample) -> tuple[float, float]:

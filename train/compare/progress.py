@@ -49,9 +49,10 @@ class Display:
             self.say(f"{label}  seed {run.seed}  {outcome}")
             return
         split = "test" if outcome.report["test"] else "valid"
-        found = "  ".join(
-            f"{word} {value:.5f}"
+        found = [
+            f"{word} {value:.5f}  "
             for name, word in (("auc", "AUC"), ("logloss", "logloss"))
             if (value := outcome.metric(split, name)) is not None
-        )
-        self.say(f"{label}  seed {run.seed}  {split} {found}  {seconds:.1f} s")
+        ]
+        told = f"{split} {''.join(found)}" if found else ""
+        self.say(f"{label}  seed {run.seed}  {told}{seconds:.1f} s")

@@ -3,19 +3,26 @@
 import json
 import re
 import signal
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...protos import manifest as manifests
+from ...protos import plan_directory
 from ...protos.errors import QuoremError
+from ...protos.plan import FLOAT_BYTES
 from ..report import as_dict
+from ..search.trials import NAME as TRIALS
+from .searched import report_search
 from .training import Run
 
 if TYPE_CHECKING:
     from .children import Ended
 
 CHECKPOINT = "checkpoint.safetensors"  # as checkpoint.py has it, which would import torch
+BEGUN = (CHECKPOINT, TRIALS)  # a directory with one of these is gone on with
+LAST = {"train": manifests.NAME, "search": plan_directory.SEARCH}  # a directory with this file is whole
 TEMPORARY = re.compile(r"\..+\.\d+")  # what an atomic write that was killed leaves behind
 
 
@@ -23,7 +30,7 @@ TEMPORARY = re.compile(r"\..+\.\d+")  # what an atomic write that was killed lea
 class Result:
     """A finished run.
 
-    digest: its run. report: as `quorem train --json` tells it, from the manifest.
+    digest: its run. report: as `quorem train --json` tells it, from the manifest; of a search, see searched.py.
     seconds: wall time of all its processes together, peak_bytes: the memory of the largest; None where it was not
         measured: the study was killed when the run had just ended.
     """
@@ -51,19 +58,29 @@ class Results:
     finished: dict[str, Result] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
-    def look(self, digest: str) -> bool:
+    def look(self, run: Run) -> bool:
         """Whether a run is finished; if so, its result is read.
 
         Raises:
-            ArtifactError: its manifest cannot be trusted.
+            ArtifactError: its manifest or plan directory cannot be trusted.
         """
-        path = self.directory / digest
-        if digest not in self.finished and (path / manifests.NAME).exists():
-            report = as_dict(manifests.read(path, verify_digests=False))
+        digest = run.digest
+        if digest not in self.finished and (self.directory / digest / LAST[run.verb]).exists():
             facts = self.facts(digest)
             facts = facts if "result" in facts else {}  # else what is there tells of a part of the run
-            self.finished[digest] = Result(digest, report, facts.get("seconds"), facts.get("peak_bytes"))
+            self.finished[digest] = Result(digest, self._report(run), facts.get("seconds"), facts.get("peak_bytes"))
         return digest in self.finished
+
+    def _report(self, run: Run) -> dict[str, Any]:
+        path = self.directory / run.digest
+        if run.verb == "search":
+            return report_search(path, run)
+        report = as_dict(manifests.read(path, verify_digests=False))
+        if run.search and self.look(run.search):  # what its plan saves, it saves on the widest candidates
+            widest = self.finished[run.search.digest].report["widest"]
+            whole = sum(field["cardinality"] * widest[field["feature"]] for field in report["fields"])
+            report["full_bytes"] = whole * FLOAT_BYTES
+        return report
 
     def facts(self, digest: str) -> dict[str, Any]:
         """What was written down beside a run; nothing where there is nothing whole."""
@@ -77,7 +94,7 @@ class Results:
         path = self.directory / run.digest
         sweep(path)
         manifests.write_atomically(path.with_suffix(".toml"), run.text.encode())
-        resumed = (path / CHECKPOINT).exists()
+        resumed = any((path / name).exists() for name in BEGUN)
         if not resumed:  # what an attempt took that left nothing is no part of this one
             (self.directory / f"{run.digest}.json").unlink(missing_ok=True)
         return resumed
@@ -93,19 +110,26 @@ class Results:
             "seconds": round(before.get("seconds", 0.0) + ended.seconds, 2),
             "peak_bytes": max(before.get("peak_bytes", 0), ended.peak_bytes),
         }
-        done = (self.directory / run.digest / manifests.NAME).exists()
+        done = (self.directory / run.digest / LAST[run.verb]).exists()
         if done:
             facts["result"] = json.loads(ended.printed) if ended.status == 0 else None
         elif not stopped:
             facts["failed"] = self.failed[run.digest] = self.why(run.digest, ended.status)
         manifests.write_atomically(self.directory / f"{run.digest}.json", json.dumps(facts, indent=1).encode() + b"\n")
-        self.look(run.digest)
+        self.look(run)
 
-    def recall_failures(self, digests: list[str]) -> None:
+    def recall_failures(self, runs: Sequence[Run]) -> None:
         """Take up what earlier commands wrote down of runs that failed."""
-        for digest in digests:
-            if digest not in self.finished and (why := self.facts(digest).get("failed")):
-                self.failed[digest] = why
+        for run in runs:
+            if run.digest not in self.finished and (why := self.facts(run.digest).get("failed")):
+                self.failed[run.digest] = why
+        self.fail_with_searches(runs)
+
+    def fail_with_searches(self, runs: Iterable[Run]) -> None:
+        """A training whose search failed has failed with that reason."""
+        for run in runs:
+            if run.search and run.search.digest in self.failed and run.digest not in self.finished:
+                self.failed[run.digest] = f"its search: {self.failed[run.search.digest]}"
 
     def why(self, digest: str, status: int) -> str:
         """Why a run failed, in one line: its signal, or the end of what it said."""

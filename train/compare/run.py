@@ -12,11 +12,12 @@ from pathlib import Path
 from rich.console import Console
 
 from ...protos.errors import QuoremError, RecipeError
-from . import estimate, summary
+from . import summary
 from .arms import Arm, make_arms
 from .children import Children, cores
 from .figures import draw_figures
 from .lock import locked
+from .probe import probe
 from .progress import Display
 from .work import RUNS, Work
 
@@ -36,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
         return _estimate(args, Work(study.title, arms, chosen, args.out, args.seeds), jobs)
     if args.report:  # needs no lock: it reads what is whole, and writes whole files
         work = Work(study.title, arms, chosen, args.out, args.seeds)
-        work.results.recall_failures([run.digest for arm in arms for each in arm.variants for run in each.runs])
+        work.results.recall_failures(work.runs)
         return _report(args, work, stopped=False)
     (args.out / RUNS).mkdir(parents=True, exist_ok=True)
     with locked(args.out) as held:
@@ -82,7 +83,7 @@ def _estimate(args: argparse.Namespace, work: Work, jobs: int) -> int:
     """Probe what is not known, and tell how long it will take; the exit code."""
     left = [due.run for due in work.left()]
     with Children(jobs, args.device) as children:
-        estimate.probe(left, work.costs, children)
+        probe(left, work.costs, children)
     if children.stopping:
         return INTERRUPTED
     if args.json:

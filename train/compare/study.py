@@ -1,10 +1,10 @@
 """The study: arms, grids of arms, and what is compared with what, as frozen, validated config."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 
-from ..recipe import Section
+from ..section import Section
 
 Scalar = bool | int | float | str
 Value = Scalar | Annotated[tuple[Scalar, ...], Strict(False)]  # TOML's lists are taken
@@ -39,6 +39,8 @@ class _Arms(Section):
     series: the line that it belongs to in figures; its own name unless said.
     against: further arms to compare it with.
     tune: values to choose from, by the validation AUC of the first seed.
+    search: `quorem search` finds the plan that is trained, with these settings laid over the arm's for that alone.
+    measure: "training", or "search": the metrics are those of the search (AutoDim-s), and nothing is trained after it.
     """
 
     name: Name
@@ -50,11 +52,19 @@ class _Arms(Section):
     recipe: str | None = None
     against: str | Words = ()
     tune: dict[str, Values] = Field(default_factory=dict)
+    search: Words | None = None
+    measure: Literal["training", "search"] = "training"
 
     @model_validator(mode="after")
     def _has_factors(self) -> Self:
         if (self.factor is None) == (not self.factors):
             raise ValueError("an arm names the `factor` that it belongs to, or several `factors`")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_search(self) -> Self:
+        if self.search is None and self.measure == "search":
+            raise ValueError('measure = "search" goes with `search`, the settings of what is measured (or none: [])')
         return self
 
     @property

@@ -17,6 +17,7 @@ from ..recipe_file import explain
 from .study import ArmConfig, GridConfig, Study, StudyConfig, Value
 
 LARGEST_GRID = 10_000
+HANDED_ON = ("factor", "factors", "seeds", "recipe", "tune", "search", "measure")  # by a grid to its arms as they are
 FIELD = re.compile(r"\{([^{}]*)\}")
 
 
@@ -80,7 +81,7 @@ def _expand(grid: GridConfig, path: str) -> list[ArmConfig]:
         told = {short[key]: written(value) for key, value in values.items()}
         arms.append(
             ArmConfig(
-                **{key: getattr(grid, key) for key in ("factor", "factors", "seeds", "recipe", "tune")},
+                **{key: getattr(grid, key) for key in HANDED_ON},
                 name=_fill(grid.name, told, where),
                 series=None if grid.series is None else _fill(grid.series, told, where),
                 against=tuple(_fill(name, told, where) for name in grid.held_against),

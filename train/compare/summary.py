@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .arms import Arm
-from .noise import Difference, Sample, compare
+from .noise import Difference, Sample, compare, stability
 from .results import Result, Results
 from .study import Value
 from .training import Run
@@ -28,12 +28,14 @@ class Failure:
 class Entry:
     """What is known of an arm: its finished runs, of how many, the values it was tuned to, and how it compares.
 
+    searches: of each run the search that found its plan, or that it is; empty for an arm without.
     against: name of the other arm -> metric -> difference on the test rows.
     """
 
     arm: Arm
     runs: tuple[Run, ...]
     results: tuple[Result, ...]
+    searches: tuple[Result, ...]
     wanted: int
     tuned: Mapping[str, Value]
     against: Mapping[str, Mapping[str, Difference]]
@@ -42,14 +44,28 @@ class Entry:
         """A metric of "valid" or "test" of its finished runs."""
         return tuple(value for result in self.results if (value := result.metric(split, metric)) is not None)
 
+    def facts(self, name: str) -> tuple[int, ...]:
+        """What its runs tell of themselves, such as "bytes"; of those that do."""
+        return tuple(value for result in self.results if (value := result.report.get(name)) is not None)
+
     def fact(self, name: str) -> Any:
-        """What its runs have in common, such as "bytes"; None where none is finished, or it is not told."""
-        return self.results[0].report.get(name) if self.results else None
+        """The mean of `facts`: what its runs have in common, unless each seed has a plan of its own; None of none."""
+        found = self.facts(name)
+        if len(set(found)) == 1:
+            return found[0]
+        return statistics.fmean(found) if found else None
 
     def seconds(self) -> float | None:
-        """Mean wall time of its runs."""
-        found = [result.seconds for result in self.results if result.seconds is not None]
-        return statistics.fmean(found) if found else None
+        """Mean wall time of its trainings, without the searches before them."""
+        return _mean_seconds([] if self.results == self.searches else self.results)
+
+    def search_seconds(self) -> float | None:
+        """Mean wall time of its searches."""
+        return _mean_seconds(self.searches)
+
+    def stability(self) -> float | None:
+        """How alike the dims are that its seeds find; see noise.py."""
+        return stability([tuple(search.report["dims"].values()) for search in self.searches])
 
 
 @dataclass(frozen=True)
@@ -91,14 +107,21 @@ def summarise(title: str, arms: Iterable[Arm], results: Results) -> Summary:
 def _entry(arm: Arm, results: Results) -> Entry:
     chosen = arm.chosen(results.finished, results.failed)
     done = [run for run in chosen.runs if run.digest in results.finished] if chosen else []
+    searches = [run if run.verb == "search" else run.search for run in done]
     return Entry(
         arm=arm,
         runs=tuple(done),
         results=tuple(results.finished[run.digest] for run in done),
+        searches=tuple(results.finished[run.digest] for run in searches if run and run.digest in results.finished),
         wanted=len(arm.variants[0].runs),
         tuned=chosen.tuned if chosen else {},
         against={},
     )
+
+
+def _mean_seconds(results: Iterable[Result]) -> float | None:
+    found = [result.seconds for result in results if result.seconds is not None]
+    return statistics.fmean(found) if found else None
 
 
 def _noise(entries: Iterable[Entry], metric: str) -> dict[str, list[Sample]]:
@@ -151,18 +174,25 @@ def _arm_as_dict(entry: Entry, results: Results) -> dict[str, Any]:
         "tuned": dict(entry.tuned),
         "tuning": tuning if len(arm.variants) > 1 else [],
         **{name: entry.fact(name) for name in facts},
-        "runs": [
-            {
-                "seed": run.seed,
-                "run": run.digest,
-                **{key: result.report[key] for key in ("best_epoch", "valid", "test")},
-                "seconds": result.seconds,
-                "peak_bytes": result.peak_bytes,
-            }
-            for run, result in zip(entry.runs, entry.results, strict=True)
-        ],
+        **({"stability": entry.stability()} if entry.searches else {}),
+        "runs": [_run_as_dict(run, results) for run in entry.runs],
         "against": {
             name: {metric: dataclasses.asdict(difference) for metric, difference in found.items()}
             for name, found in entry.against.items()
         },
     }
+
+
+def _run_as_dict(run: Run, results: Results) -> dict[str, Any]:
+    result = results.finished[run.digest]
+    search = result if run.verb == "search" else results.finished.get(run.search.digest) if run.search else None
+    known = [key for key in ("best_epoch", "valid", "test") if key in result.report]
+    told = {"seed": run.seed, "run": run.digest, **{key: result.report[key] for key in known}}
+    if search:
+        told |= {
+            "embedding_parameters": result.report["embedding_parameters"],
+            "dims": search.report["dims"],
+            "search": search.digest,
+            "search_seconds": search.seconds,
+        }
+    return told | {"seconds": None if result is search else result.seconds, "peak_bytes": result.peak_bytes}

@@ -15,6 +15,9 @@ Means ± standard deviations over seeds, of the best epoch by validation AUC. By
 tables and of classes, without first-order tables; compression is against full tables. Differences are of test AUC, ±
 the 95 % interval of Welch's t-test; *pooled*: one of the two arms has a single run, and the noise is that of the
 study's arms with several on the same rows. One in twenty verdicts on arms that do not differ is chance."""
+SEARCH_NOTES = """\
+The plan of a searched arm is found anew for each seed, and its compression is against full tables of the widest
+candidate's dim. Alike: the mean Pearson correlation of the dims that pairs of seeds find."""
 COLUMNS = (
     "factor",
     "arm",
@@ -28,30 +31,34 @@ COLUMNS = (
     "valid_auc",
     "valid_auc_sd",
     "embedding_parameters",
+    "embedding_parameters_sd",
     "bytes",
     "full_bytes",
     "compression",
     "collisions",
     "tuned",
     "against",
+    "alike",
+    "search_seconds",
     "seconds",
 )
 
 
 def to_markdown(summary: Summary) -> str:
-    """The table for a reader. Only its last column, the seconds, differs when the same study is run again."""
+    """The table for a reader. Only its last columns, of seconds, differ when the same study is run again."""
     parts = [f"# {summary.title}"]
     for factor, entries in summary.sections().items():
-        parts += [f"## {factor}", _section(entries)]
+        parts += [f"## {factor}", _section(entries), *_stabilities(entries)]
         if any(entry.sample("test", "auc") for entry in entries):
             parts.append(f"![test AUC]({factor}.auc.svg) ![test logloss]({factor}.logloss.svg)")
     if summary.failures:
         parts += ["## Failed runs", _failures(summary.failures)]
-    return "\n\n".join([*parts, NOTES]) + "\n"
+    searched = any(entry.searches for entry in summary.entries)
+    return "\n\n".join([*parts, NOTES, *([SEARCH_NOTES] if searched else [])]) + "\n"
 
 
 def to_csv(summary: Summary) -> str:
-    """The table for a spreadsheet: a line for each factor and arm; `seconds` is the last column."""
+    """The table for a spreadsheet: a line for each factor and arm; seconds are the last columns."""
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(COLUMNS)
@@ -69,20 +76,27 @@ def _section(entries: Sequence[Entry]) -> str:
             "test AUC": _spread(entry.sample("test", "auc")),
             "test logloss": _spread(entry.sample("test", "logloss")),
             "valid AUC": _spread(entry.sample("valid", "auc")),
-            "parameters": _count(entry.fact("embedding_parameters")),
-            "bytes": _count(entry.fact("bytes")),
-            "compression": f"{_compression(entry):.1f}x" if entry.results else ABSENT,
-            "colliding ids": _count(entry.fact("collisions")),
+            "parameters": _count(entry.facts("embedding_parameters")),
+            "bytes": _count(entry.facts("bytes")),
+            "compression": ABSENT if (times := _compression(entry)) is None else f"{times:.1f}x",
+            "colliding ids": _count(entry.facts("collisions")),
             "tuned to": _tuned(entry) or ABSENT,
             "test AUC against": "<br>".join(_comparisons(entry)) or ABSENT,
-            "s a run": ABSENT if (seconds := entry.seconds()) is None else f"{seconds:.1f}",
+            "s a search": _seconds(entry.search_seconds()),
+            "s a run": _seconds(entry.seconds()),
         }
         for entry in entries
     ]
-    optional = {"colliding ids", "tuned to", "test AUC against"}
+    optional = {"colliding ids", "tuned to", "test AUC against", "s a search"}
     columns = [name for name in rows[0] if name not in optional or any(row[name] != ABSENT for row in rows)]
     left = {"arm", "tuned to", "test AUC against"}
     return _aligned(columns, [[row[name] for name in columns] for row in rows], [name in left for name in columns])
+
+
+def _stabilities(entries: Sequence[Entry]) -> list[str]:
+    """How alike the dims are that the seeds of searched arms find; nothing where no arm has several."""
+    told = [f"{entry.arm.name} {alike:.3f}" for entry in entries if (alike := entry.stability()) is not None]
+    return [f"Dims alike over seeds: {'; '.join(told)}."] if told else []
 
 
 def _failures(failures: Sequence[Failure]) -> str:
@@ -110,20 +124,27 @@ def _numbers(entry: Entry) -> list[object]:
         for split, metric in (("test", "auc"), ("test", "logloss"), ("valid", "auc"))
         for number in _mean_and_sd(entry.sample(split, metric))
     ]
-    facts = [entry.fact(name) for name in ("embedding_parameters", "bytes", "full_bytes")]
+    facts = [_rounded(entry.fact(name), 2) for name in ("bytes", "full_bytes")]
     return [
         entry.arm.name,
         entry.arm.series,
         len(entry.results),
         entry.wanted,
         *spreads,
+        *_mean_and_sd(entry.facts("embedding_parameters")),
         *facts,
-        round(_compression(entry), 4) if entry.results else None,
-        entry.fact("collisions"),
+        _rounded(_compression(entry), 4),
+        _rounded(entry.fact("collisions"), 2),
         _tuned(entry),
         "; ".join(_comparisons(entry)),
-        None if (seconds := entry.seconds()) is None else round(seconds, 2),
+        _rounded(entry.stability(), 4),
+        _rounded(entry.search_seconds(), 2),
+        _rounded(entry.seconds(), 2),
     ]
+
+
+def _rounded(number: float | None, digits: int) -> float | None:
+    return number if number is None or isinstance(number, int) else round(number, digits)
 
 
 def _mean_and_sd(sample: Sample) -> tuple[float | None, float | None]:
@@ -142,12 +163,20 @@ def _spread(sample: Sample) -> str:
     return f"{statistics.fmean(sample):.5f}" + (f" ± {statistics.stdev(sample):.5f}" if len(sample) > 1 else "")
 
 
-def _count(number: int | None) -> str:
-    return ABSENT if number is None else f"{number:,}"
+def _count(numbers: Sequence[int]) -> str:
+    """What all seeds have, or their mean and deviation, where each has a plan of its own."""
+    if len(set(numbers)) > 1:
+        return f"{statistics.fmean(numbers):,.0f} ± {statistics.stdev(numbers):,.0f}"
+    return f"{numbers[0]:,}" if numbers else ABSENT
 
 
-def _compression(entry: Entry) -> float:
-    return entry.fact("full_bytes") / entry.fact("bytes")
+def _seconds(seconds: float | None) -> str:
+    return ABSENT if seconds is None else f"{seconds:.1f}"
+
+
+def _compression(entry: Entry) -> float | None:
+    full, held = entry.fact("full_bytes"), entry.fact("bytes")
+    return full / held if full is not None and held else None
 
 
 def _tuned(entry: Entry) -> str:

@@ -1,4 +1,4 @@
-"""The work on a study: which runs are due, training them several at a time, and telling of each that ends."""
+"""The work on a study: which runs are due, doing them several at a time, and telling of each that ends."""
 
 import json
 import time
@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...protos.manifest import write_atomically
-from .arms import Arm, Due, schedule
+from .arms import Arm, Due, all_runs, schedule
 from .children import Children, Task
-from .estimate import Costs, probe, told
+from .estimate import Costs, told
+from .probe import probe
 from .progress import Display
 from .results import Results, sweep
 from .summary import Summary, as_dict, summarise
@@ -21,14 +22,14 @@ class Work:
     """A study in its directory.
 
     arms: all of them. chosen: those that are run now, with their first `seeds` seeds.
-    results, costs: what is known of their runs.
+    runs: every one that an arm may take. results, costs: what is known of them.
     """
 
     def __init__(self, title: str, arms: Sequence[Arm], chosen: Sequence[Arm], out: Path, seeds: int | None) -> None:
         self.title, self.arms, self.chosen, self.out, self.seeds = title, arms, chosen, out, seeds
-        self.results, self.costs = Results(out / RUNS), Costs()
-        for run in {run.digest: run for arm in arms for each in arm.variants for run in each.runs}.values():
-            if self.results.look(run.digest):
+        self.results, self.costs, self.runs = Results(out / RUNS), Costs(), all_runs(arms)
+        for run in self.runs:
+            if self.results.look(run):
                 self.costs.learn(run, self.results.finished[run.digest])
 
     def due(self) -> list[Due]:
@@ -64,7 +65,7 @@ class Work:
             display.say(line)
 
     def run(self, children: Children, display: Display, deadline: float) -> None:
-        """Train all that is left, and write the tables whenever a run has ended."""
+        """Do all that is left, and write the tables whenever a run has ended."""
         for directory in (self.out, self.results.directory):
             sweep(directory)
         at_work = dict[str, Due]()
@@ -82,6 +83,7 @@ class Work:
             due = at_work.pop(ended.name)
             run = due.run
             self.results.record(run, due.label, ended, stopped=children.stopping)
+            self.results.fail_with_searches(self.runs)
             result = self.results.finished.get(run.digest)
             if result is not None:
                 self.costs.learn(run, result)
@@ -104,8 +106,9 @@ class Work:
 
     def _task(self, due: Due) -> Task:
         resume = self.results.prepare(due.run)
-        beside = self.results.directory / due.run.digest
-        return Task(due.run.digest, beside.with_suffix(".toml"), beside, beside.with_suffix(".log"), resume)
+        run, out = due.run, self.results.directory / due.run.digest
+        plan = self.results.directory / run.search.digest if run.search else None
+        return Task(run.digest, run.verb, out.with_suffix(".toml"), out, out.with_suffix(".log"), resume, plan)
 
     def _show(self, display: Display, left: Sequence[Due], jobs: int) -> None:
         total = len(self.due())
