@@ -57,7 +57,9 @@ def _field(field: pb.Field, choice: pb.Choice) -> Facts:
     by_dim = dict(zip(choice.candidates, choice.probabilities, strict=False))  # empty where no probabilities are told
     others = [each for dim, each in by_dim.items() if dim != choice.dim]
     held = plan.table_bytes(field)
-    widest = _bytes_at(field, choice.candidates[-1]) if choice.candidates else None
+    widest = None
+    if choice.candidates:
+        widest = plan.parameters_at(field, choice.candidates[-1]) * plan.FLOAT_BYTES + plan.class_bytes(field)
     return {
         "feature": field.feature,
         "cardinality": field.cardinality,
@@ -70,16 +72,6 @@ def _field(field: pb.Field, choice: pb.Choice) -> Facts:
         "saved_bytes": None if widest is None else widest - held,
         "embedding": field_facts(field, plan.table_bytes),
     }
-
-
-def _bytes_at(field: pb.Field, dim: int) -> int:
-    """Bytes of the field's tables and classes, had its vectors this dim."""
-    other = pb.Field()
-    other.CopyFrom(field)
-    dims = plan.table_dims(field.combine, dim, field.hidden, len(field.tables))
-    for table, width in zip(other.tables, dims, strict=True):
-        table.dim = width
-    return plan.table_bytes(other)
 
 
 def show(facts: Facts, console: Console) -> None:

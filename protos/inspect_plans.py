@@ -22,8 +22,9 @@ def describe(paths: Sequence[Path]) -> Facts:
         ArtifactError, PlanError: see inspect_plan.py; plans of other fields or candidates.
     """
     plans = [inspect_plan.describe(path) for path in paths]
-    for other in plans[1:]:
-        _check_same(plans[0], other)
+    first = next((each for each in plans if all(field["candidates"] for field in each["fields"])), plans[0])
+    for other in plans:
+        _check_same(first, other)
     rows = [_field([each["fields"][i] for each in plans]) for i in range(len(plans[0]["fields"]))]
     columns = list(zip(*(row["dims"] for row in rows), strict=True))
     pairs = [
@@ -50,8 +51,13 @@ def describe(paths: Sequence[Path]) -> Facts:
 
 
 def _check_same(first: Facts, other: Facts) -> None:
+    """Refuse plans of other fields, or of other candidates where both had some: dims by popularity have none."""
+    choose = all(each["candidates"] for facts in (first, other) for each in facts["fields"])
     before, now = (
-        {each["feature"]: f"{each['cardinality']:,} ids, candidates {each['candidates']}" for each in facts["fields"]}
+        {
+            each["feature"]: f"{each['cardinality']:,} ids" + (f", candidates {each['candidates']}" if choose else "")
+            for each in facts["fields"]
+        }
         for facts in (first, other)
     )
     for name in [*before, *now]:
@@ -79,7 +85,7 @@ def _field(same: Sequence[Facts]) -> Facts:
     return {
         "feature": same[0]["feature"],
         "cardinality": same[0]["cardinality"],
-        "candidates": same[0]["candidates"],
+        "candidates": max((each["candidates"] for each in same), key=len),
         "dims": dims,
         "mode": mode,
         "mode_share": dims.count(mode) / len(dims),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import manifest, nets, plan, schema
+from . import manifest, nets, plan, plan_directory, schema
 from . import manifest_pb2 as pb
 from .errors import MissingFile
 from .inspect_field import Facts, field_facts, told_tables
@@ -28,6 +28,13 @@ def describe(path: Path) -> Facts:
             found=f"versions {', '.join(map(str, versions))}",
             where=str(path),
             remedy=f"Name one, as in {path / str(versions[-1])}",
+        )
+    if not (path / manifest.NAME).exists():
+        raise MissingFile(
+            f"runs and versions hold {manifest.NAME}, plan directories {plan_directory.SEARCH}, written last",
+            found="neither",
+            where=str(path),
+            remedy="Name a directory that `quorem train`, `quorem export` or `quorem search` has finished",
         )
     found = manifest.read(path)
     tables = {field.feature: field for field in found.plan.fields}

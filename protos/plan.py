@@ -236,7 +236,12 @@ def weight_bytes(field: pb.Field) -> int:
 
 def table_bytes(field: pb.Field) -> int:
     """Bytes of the field's tables and of its classes, of which a first-order twin stores no second copy."""
-    return weight_bytes(field) + sum(CLASS_BYTES * field.cardinality for table in field.tables if table.classes)
+    return weight_bytes(field) + class_bytes(field)
+
+
+def class_bytes(field: pb.Field) -> int:
+    """Bytes of the field's classes."""
+    return sum(CLASS_BYTES * field.cardinality for table in field.tables if table.classes)
 
 
 def full_bytes(field: pb.Field) -> int:
@@ -247,3 +252,9 @@ def full_bytes(field: pb.Field) -> int:
 def parameters(fields: Sequence[pb.Field]) -> int:
     """Numbers held by the tables of these fields."""
     return sum(table.rows * table.dim for field in fields for table in field.tables)
+
+
+def parameters_at(field: pb.Field, dim: int) -> int:
+    """Numbers that the field's tables would hold if its vectors had another dim."""
+    dims = table_dims(field.combine, dim, field.hidden, len(field.tables))
+    return sum(table.rows * width for table, width in zip(field.tables, dims, strict=True))

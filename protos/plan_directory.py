@@ -15,6 +15,7 @@ from .errors import Malformed, MissingFile, WrongSchema
 
 PLAN, SEARCH = "plan.json", "search.json"
 AGAIN = "Search again with `quorem search`; a plan directory is not edited by hand"
+BARE = "Name a plan directory of `quorem search`, or the `plan` of a manifest.json as a file of its own"
 SUM_TOLERANCE = 1e-3  # of a field's probabilities, which may have been float32
 TOLD = 8  # differences between two schemas that an error tells
 
@@ -73,9 +74,9 @@ def read_bare_plan(path: Path) -> pb.Plan:
     Raises:
         Malformed.
     """
-    made = manifest.parse_message(manifest.read_bytes(path), pb.Plan, str(path), "Make it again")
+    made = manifest.parse_message(manifest.read_bytes(path), pb.Plan, str(path), BARE)
     if not made.fields:
-        raise Malformed("a plan has fields", found="none", where=str(path), remedy="Make it again")
+        raise Malformed("a plan has fields", found="none", where=str(path), remedy=BARE)
     return made
 
 

@@ -165,6 +165,18 @@ def test_what_no_search_told_is_left_out(tmp_path: Path, capsys: pytest.CaptureF
     assert [line.split()[1:] for line in lines if line.startswith("brand")][1] == ["█" * 32, "8"]
 
 
+def test_a_candidate_may_be_as_wide_as_a_message_can_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path's functions of that dim have more weights than a table's dim can be."""
+    made, widest = searched.make_plan(), 2**32 - 1
+    search = searched.make_search(made)
+    for choice in search.choices:
+        choice.candidates[-1] = max(widest * (choice.dim != 8), 8)
+    plan_directory.write_plan(tmp_path, made, search)
+    fields = {each["feature"]: each for each in facts_of(capsys, tmp_path)["fields"]}
+    assert fields["shop"]["widest_bytes"] == 4 * (4 * widest + 6 * (2 * 2 * widest + 2 + widest))
+    assert main(["inspect", str(tmp_path)]) == 0
+
+
 def test_nothing_that_a_terminal_obeys_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = searched.make_plan()
     search = searched.make_search(made)
@@ -281,6 +293,22 @@ def test_equally_frequent_dims_have_the_smallest_as_their_mode(
         assert (user["mode"], user["mode_share"]) == (4, 0.5)
 
 
+def test_dims_by_popularity_stand_beside_dims_that_were_chosen(
+    plans: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made, search = plan_directory.read_plan(plans[1])
+    search.method = "mixed"
+    for choice in search.choices:
+        choice.ClearField("candidates")
+        choice.ClearField("probabilities")
+    mixed = plans[0].with_name("mixed")
+    plan_directory.write_plan(mixed, made, search)
+    for several in ([mixed, *plans[:2]], [*plans[:2], mixed]):
+        user = facts_of(capsys, *several)["fields"][1]
+        assert (user["candidates"], sorted(user["dims"])) == ([2, 4, 8], [4, 8, 8])
+    assert facts_of(capsys, mixed, mixed)["fields"][1]["candidates"] == []
+
+
 def test_plans_of_other_fields_or_candidates_do_not_stand_side_by_side(
     plans: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -308,6 +336,14 @@ def test_plans_of_other_fields_or_candidates_do_not_stand_side_by_side(
     search.schema.CopyFrom(pb.Schema(features=list(search.schema.features)[::-1]))
     plan_directory.write_plan(plans[0].with_name("turned"), made, search)
     assert "one order" in refusal_of(capsys, plans[0], plans[0].with_name("turned"))["rule"]
+
+
+def test_a_directory_that_nothing_has_finished_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.toml").write_text("")
+    told = refusal_of(capsys, tmp_path)
+    assert (told["error"], told["where"]) == ("MissingFile", str(tmp_path))
+    assert "manifest.json" in told["rule"]
+    assert "search.json" in told["rule"]
 
 
 def test_runs_are_inspected_one_at_a_time(

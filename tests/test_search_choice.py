@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from quorem.protos import manifest_pb2 as pb
 from quorem.protos import packing, plan
-from quorem.train.search.choice import Choice, supernet_parameters
+from quorem.train.search.budget import supernet_parameters
+from quorem.train.search.choice import Choice
 from quorem.train.search.config import SearchConfig
 from quorem.train.search.derive import with_dims
 from quorem.train.search.schedule import steps
@@ -187,9 +188,9 @@ def test_the_supernet_holds_the_widest_tables_or_those_of_all_candidates() -> No
         name: [plan.parameters(_one(with_dims(WIDE, _dims(name, dim), {}), name)) for dim in CONFIG.candidates_of(name)]
         for name in NAMES
     }
-    assert supernet_parameters(CONFIG, WIDE) == sum(max(each) for each in sizes.values())
+    assert supernet_parameters(CONFIG, WIDE.fields) == sum(max(each) for each in sizes.values())
     separate = CONFIG.model_copy(update={"lookup": "separate"})
-    assert supernet_parameters(separate, WIDE) == sum(sum(each) for each in sizes.values())
+    assert supernet_parameters(separate, WIDE.fields) == sum(sum(each) for each in sizes.values())
 
 
 def _dims(name: str, dim: int) -> dict[str, int]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from quorem.protos import manifest_pb2 as pb
 from quorem.protos import packing, partitions, plan
 from quorem.protos.errors import RecipeError, WrongDims
-from quorem.train.search.budget import check_candidates, least_dim, parameters_at
+from quorem.train.search.budget import check_candidates, least_dim
 from quorem.train.search.config import SearchConfig
 from quorem.train.search.derive import with_dims
 from quorem.train.search.mixed import mixed_dims
@@ -114,7 +114,7 @@ def test_numbers_are_counted_as_the_plan_of_those_dims_counts_them(dim: int) -> 
     other = with_dims(wide, {each.feature: dim for each in wide.fields}, {})
     for each in wide.fields:
         derived = next(one for one in other.fields if one.feature == each.feature)
-        assert parameters_at(each, dim) == plan.parameters([derived])
+        assert plan.parameters_at(each, dim) == plan.parameters([derived])
 
 
 def test_every_combine_gets_dims_that_it_can_share_out() -> None:

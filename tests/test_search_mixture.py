@@ -61,6 +61,22 @@ def test_float32_with_small_fresh_tables_is_as_near_as_float32_can_be() -> None:
     torch.testing.assert_close(made(ids)[0].double(), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
+def test_no_rounding_takes_a_candidate_below_no_variance() -> None:
+    """Rows on one line, and maps that see next to nothing of it: what is left of the variance has either sign."""
+    made, _ = mixture_of(SearchConfig(candidates=(2, 4, 8)), ["alone"])
+    made.float()
+    (table,) = (part.weight for group in made.packed() for part in group.packed())
+    with torch.no_grad():
+        line = torch.nn.functional.normalize(torch.arange(1.0, 9.0), dim=0)
+        made.maps[2] -= (made.maps[2] @ line).outer(line)
+        table.copy_(20 * torch.randn(len(table), 1, generator=torch.Generator().manual_seed(1)) * line)
+    made.weights = torch.tensor([[0.0, 0.0, 1.0]], requires_grad=True)
+    found, _ = made(ids_of(["alone"], 200))
+    gradients = torch.autograd.grad(found.square().sum(), [made.weights, made.maps, table])
+    assert all(each.isfinite().all() for each in (found, *gradients))
+    assert found.abs().max() < 0.1, "nothing is seen of it, but rounding"
+
+
 def test_evaluation_takes_the_moments_that_were_met_and_knows_no_batch() -> None:
     config = SearchConfig(candidates=(2, 4, 5), fields=OWN)
     made, _ = mixture_of(config)

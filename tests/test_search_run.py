@@ -1,6 +1,7 @@
 """`quorem search` as a user meets it: what it writes and says, stopping and going on, refusals."""
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from commands import RECIPE, quorem
+from quorem.protos import manifest as manifests
 from quorem.protos import plan, plan_directory
 from quorem.train.checkpoint import part
 from quorem.train.loop import evaluate_rows
@@ -19,6 +21,7 @@ from quorem.train.prepare import prepare
 from quorem.train.recipe_file import read_recipe
 from quorem.train.search import supernet
 from quorem.train.search.derive import wide_plan
+from quorem.train.search.run import undecided
 from safetensors.torch import load_file
 
 SMALL = RECIPE.replace("train = 4000, valid = 1000, test = 1000", "train = 1000, valid = 300, test = 300")
@@ -80,14 +83,44 @@ def test_a_plan_directory_holds_what_it_promises(found: Finished) -> None:
     }
     assert lines[-1]["tau"] == pytest.approx(1 - 0.02 * ((EPOCHS - 1) * BATCHES - 1))
     assert stderr.count("warm-up") == 1
-    assert stderr.count("epoch ") == EPOCHS
-    words = stdout.split()
-    for choice in told.choices:
-        assert words[words.index(choice.feature) + 1] == str(choice.dim)
+    assert stderr.count("epoch ") == EPOCHS - 1
+    assert len(stderr.splitlines()) == EPOCHS  # no line is cut in a pipe
+    dims = {choice.feature: choice.dim for choice in told.choices}
+    words = [line.split()[:2] for line in stdout.splitlines()]
+    assert words[: len(dims)] == [
+        [name, str(dims[name])] for name in ("C1", "C2", "C3", "C7", "B1")
+    ]  # the recipe's order
     assert f"{plan.parameters(made.fields):,} embedding parameters" in stdout
     assert f"auc {told.valid_metrics['auc']:.5f}" in stdout
     assert f"quorem inspect {out}" in stdout
     assert f"--plan {out} --out RUN" in stdout
+
+
+def test_the_command_that_it_names_trains_the_plan(recipe: Path, tmp_path: Path) -> None:
+    settings = (
+        "--set",
+        'model={ name = "fm" }',
+        "--set",
+        'search={ method = "mixed" }',
+        "--set",
+        "embedding.scheme=full",
+    )
+    done = quorem("search", recipe, "--out", tmp_path / "plan", *settings, "--seed", "5", *HERE)
+    words = shlex.split(done.stdout.splitlines()[-1])
+    assert words[0] == "quorem"
+    told = quorem(*(str(tmp_path / "run") if word == "RUN" else word for word in words[1:]), "--quiet", *HERE)
+    assert told.stderr == ""
+    made = manifests.read(tmp_path / "run")
+    assert (made.net.model, made.training.seed) == ("fm", 5)
+    assert list(made.plan.fields) == list(plan_directory.read_plan(tmp_path / "plan")[0].fields)
+
+
+def test_a_choice_that_has_hardly_begun_is_called_so() -> None:
+    sure, unsure = {"2": 0.1, "4": 0.9}, {"2": 0.45, "4": 0.55}
+    assert undecided({"a": unsure, "b": {"1": 0.3, "2": 0.3, "3": 0.4}})
+    assert not undecided({"a": sure, "b": sure})
+    assert not undecided({"a": {"2": 0.0, "4": 1.0}, "b": unsure})
+    assert not undecided({})
 
 
 def test_for_a_script_it_prints_one_object_and_from_a_plans_own_recipe_it_gives_the_same_bytes(
@@ -137,7 +170,7 @@ def test_a_killed_search_goes_on_as_if_nothing_had_happened(recipe: Path, found:
     command = [sys.executable, "-m", "quorem", "search", str(recipe), "--out", str(out), *HERE]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert "epoch 1" in process.stderr.readline(), "told as the second begins, when the first is saved"
+        assert "warm-up 1" in process.stderr.readline(), "told as the second begins, when the first is saved"
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert (out / "checkpoint.safetensors").exists()
@@ -237,18 +270,20 @@ def test_numbers_that_are_none_stop_the_search_and_the_last_good_checkpoint_stay
 @pytest.mark.parametrize(
     ("setting", "where", "told"),
     [
-        ("search.candidates=[4]", "key search.candidates", "at least 2"),
-        ("search.candidates=[]", "key search.candidates", "at least 2"),
-        ("search.candidates=[0,4]", "key search.candidates.0", "Found: 0"),
-        ("search.candidates=[-2,4]", "key search.candidates.0", "Found: -2"),
-        ("search.candidates=[2,5000]", "key search.candidates.1", "4096"),
-        ("search.candidates=[2.0,4]", "key search.candidates.0", "integer"),
+        ("search.candidates=[4]", "key search.candidates", "two dims or more"),
+        ("search.candidates=[]", "key search.candidates", "two dims or more"),
+        ("search.candidates=[0,4]", "key search.candidates", "Found: [0, 4]"),
+        ("search.candidates=[-2,4]", "key search.candidates", "from 1 to 4096"),
+        ("search.candidates=[2,5000]", "key search.candidates", "from 1 to 4096"),
+        ("search.candidates=[2.0,4]", "key search.candidates", "Found: [2.0, 4]"),
+        ("search.candidates=[true,4]", "key search.candidates", "Found: [True, 4]"),
+        ("search.candidates=4", "key search.candidates", "Found: 4"),
         ("search.candidates=[4,2]", "key search.candidates", "Found: [4, 2]"),
         ("search.candidates=[2,2]", "key search.candidates", "Found: [2, 2]"),
         ("search.fields.C1=[8,2]", "key search.fields.C1", "Found: [8, 2]"),
-        ("search.fields.C1=[2]", "key search.fields.C1", "at least 2"),
+        ("search.fields.C1=[2]", "key search.fields.C1", "two dims or more"),
         ("search.fields.C1=4", "key search.fields.C1", "Found: 4"),
-        ("search.base=6", "key search", "`fields.C7` are at most `base`, 6; found 8"),
+        ("search.base=6", "key search", "above `base`, 6; `fields.C7` go up to 8"),
         ("search.base=0", "key search.base", "Found: 0"),
         ("search.fields.nobody=[1,2]", "small.toml", "nobody; features with ids are C1"),
         ("search.fields.I1=[1,2]", "small.toml", "I1; features with ids are C1"),
@@ -256,6 +291,7 @@ def test_numbers_that_are_none_stop_the_search_and_the_last_good_checkpoint_stay
         ("search.trials=3", "key search", 'trials means nothing with method = "autodim"'),
         ("search.parameters=9", "key search", 'parameters means nothing with method = "autodim"'),
         ("search.method=mixed", "key search", "candidates, epochs, every, fields, lr, tau_rate means nothing"),
+        ('search={method="random",base=32}', "key search", 'base means nothing with method = "random"'),
         ("search.method=guess", "key search.method", "'autodim', 'mixed' or 'random'"),
         ("search.epoch=3", "key search.epoch", "Did you mean `epochs`?"),
         ("search.lr=1e39", "key search.lr", "1000"),
@@ -297,6 +333,30 @@ def test_what_is_there_is_never_written_over(recipe: Path, found: Finished, tmp_
     assert not none.exists()
 
 
+def test_a_run_and_a_search_never_write_into_each_others_directory(
+    recipe: Path, found: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even of the same recipe, to the byte."""
+    before = {path.name: path.read_bytes() for path in found[0].iterdir()}
+    assert "finished" in quorem("train", recipe, "--out", found[0], *HERE, check=2).stderr
+    assert {path.name: path.read_bytes() for path in found[0].iterdir()} == before
+    (tmp_path / "run").mkdir()
+    for name in ("manifest.json", "metrics.jsonl"):
+        (tmp_path / "run" / name).write_text("mine")
+    shutil.copy(found[0] / "recipe.toml", tmp_path / "run")
+    assert "finished" in quorem("search", recipe, "--out", tmp_path / "run", *HERE, check=2).stderr
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == "mine"
+    drawn = ("--set", 'search={method="random",candidates=[1,2],trials=1}', *HERE)
+    free = stop_at(monkeypatch, 2)
+    quorem("search", recipe, "--out", tmp_path / "begun", "--quiet", *HERE, check=130)
+    free()
+    for resume in ((), ("--resume",)):
+        told = quorem("search", recipe, "--out", tmp_path / "begun", *drawn, *resume, check=2).stderr
+        assert "an interrupted run" in told
+        assert "Name another --out" in told
+    assert (tmp_path / "begun" / "checkpoint.safetensors").exists()
+
+
 CSV = """
 [data]
 source = "csv"
@@ -317,3 +377,22 @@ def test_rows_that_cannot_choose_are_refused(tmp_path: Path, rows: str, told: st
     arguments = ("search", tmp_path / "recipe.toml", "--out", tmp_path / "plan", *HERE)
     assert told in quorem(*arguments, check=2).stderr
     assert not (tmp_path / "plan").exists()
+
+
+def test_a_span_of_fields_may_have_candidates_of_its_own(recipe: Path, tmp_path: Path) -> None:
+    path = tmp_path / "span.toml"
+    path.write_text(recipe.read_text().replace("C7 = [3, 8]", '"C1..C3" = [3, 8]'))
+    assert read_recipe(str(path))[0].search.fields == dict.fromkeys(("C1", "C2", "C3"), (3, 8))
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_dims_by_popularity_leave_an_interrupted_search_alone(
+    recipe: Path, tmp_path: Path, resume: tuple[str, ...]
+) -> None:
+    out = tmp_path / "plan"
+    out.mkdir()
+    (out / "checkpoint.safetensors").write_bytes(b"of another search")
+    done = quorem("search", recipe, "--out", out, "--set", 'search={method="mixed"}', *resume, *HERE, check=2)
+    assert "an interrupted run" in done.stderr
+    assert "Say --resume" not in done.stderr
+    assert [path.name for path in out.iterdir()] == ["checkpoint.safetensors"]

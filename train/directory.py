@@ -8,6 +8,7 @@ from safetensors.numpy import save
 
 from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
+from ..protos import plan_directory
 from ..protos.errors import RecipeError
 from .checkpoint import NAME as CHECKPOINT
 from .features import Rows
@@ -16,34 +17,38 @@ from .model import Model
 from .plot import plot_learning
 from .prepare import Prepared
 from .progress import METRICS
+from .search.trials import NAME as TRIALS
 
 RECIPE, WEIGHTS, REFERENCE = "recipe.toml", "weights.safetensors", "reference.safetensors"
+LAST = (manifests.NAME, plan_directory.SEARCH)  # a finished run has the one, a finished search the other
+BEGUN = (CHECKPOINT, TRIALS)  # what one of these is in can be gone on with
 REFERENCE_ROWS = 1024
 
 
-def check_run(out: Path, resolved: str, *, resume: bool, last: str = manifests.NAME, begun: str = CHECKPOINT) -> None:
+def check_run(out: Path, resolved: str, *, resume: bool, begun: str = CHECKPOINT) -> None:
     """Refuse a directory that holds something else than what this run, or search, may write over.
 
-    The file `last` is there when it has finished, `begun` when it can be gone on with. What it may write over is:
-    nothing; or, to be gone on with, what was begun; or what a run of the same recipe (`resolved`, as TOML) left that
-    was killed before it had begun.
+    It may be empty; or hold the file `begun`, to be gone on with; or what a run of the same recipe (`resolved`, as
+    TOML) left that was killed before it had begun.
 
     Raises:
         RecipeError.
     """
-    if (out / last).exists():
+    if finished := [name for name in LAST if (out / name).exists()]:
         raise RecipeError(
             "what is finished is never written over",
-            found=last,
+            found=finished[0],
             where=str(out),
             remedy="Name another --out, or delete the directory",
         )
-    if (out / begun).exists() != resume:
+    there = [name for name in BEGUN if (out / name).exists()]
+    if there != ([begun] if resume else []):
+        remedy = "Say --resume, or name another --out" if begun in there else "Name another --out"
         raise RecipeError(
             "--resume goes on with an interrupted run, and only that",
-            found="no checkpoint" if resume else "an interrupted run",
+            found="an interrupted run" if there else "no checkpoint",
             where=str(out),
-            remedy="Leave --resume out" if resume else "Say --resume, or name another --out",
+            remedy=remedy if there else "Leave --resume out",
         )
     if resume or not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return

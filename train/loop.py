@@ -26,6 +26,7 @@ from .recipe import TrainConfig
 EVALUATION_BATCH = 8192
 LOOKS = 20  # at the loss in an epoch: few, since each waits for the device,
 LONGEST_BLIND = 64  # but one in so many steps at least
+MIXER = 1_000_003  # a prime: seeds and numbers that are near each other are far apart in a generator's seeds
 
 
 class Interrupted(Exception):
@@ -89,8 +90,7 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
             model.train()
             looked, total = progress.batch, torch.tensor(progress.loss_sum, device=train.labels.device)
             for number in range(progress.batch, batches):
-                end = len(train) if number == batches - 1 else (number + 1) * config.batch
-                chosen = order[number * config.batch : end]
+                chosen = batch_of(order, number, config.batch)
                 with mixed:
                     logits, norm = model(train.ids[chosen], train.numbers[chosen])
                 weight = None if train.weights is None else train.weights[chosen]
@@ -103,7 +103,7 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
                 stop = stopping()
                 if progress.batch - looked == glance or progress.batch == batches or stop:
                     progress.loss_sum = total.item()
-                    rows = min(end, len(train)) - looked * config.batch
+                    rows = (number - looked) * config.batch + len(chosen)
                     watcher.step(progress.batch - looked, rows, progress.loss_sum / progress.batch)
                     looked = progress.batch
                     if not np.isfinite(progress.loss_sum):
@@ -134,9 +134,20 @@ def batches_of(rows: int, size: int) -> int:
     return max(1, -(-(rows - 1) // size))
 
 
+def batch_of(order: Tensor, number: int, size: int) -> Tensor:
+    """The rows of a batch, (B,), of those of an epoch in their order, (N,)."""
+    end = len(order) if number == batches_of(len(order), size) - 1 else (number + 1) * size
+    return order[number * size : end]
+
+
 def shuffled(rows: int, seed: int, epoch: int) -> Tensor:
     """The order of the rows in an epoch, (N,) int64: a function of seed and epoch, so that a resumed run knows it."""
-    return torch.randperm(rows, generator=torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63))
+    return torch.randperm(rows, generator=generator_of(seed, epoch))
+
+
+def generator_of(seed: int, number: int) -> torch.Generator:
+    """A fresh generator on the CPU, whose draws are a function of both."""
+    return torch.Generator().manual_seed((seed * MIXER + number) % 2**63)
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ def read_recipe(name: str, settings: Sequence[str] = (), seed: int | None = None
         content = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError("a recipe is TOML", found=str(error), where=str(path), remedy="Mend that line") from None
-    for section in (content, content.get("embedding")):
+    for section in (content, content.get("embedding"), content.get("search")):
         key = "features" if section is content else "fields"
         if isinstance(section, dict) and isinstance(section.get(key), dict):
             section[key] = _expand_spans(section[key], str(path))
@@ -70,8 +70,11 @@ def read_recipe(name: str, settings: Sequence[str] = (), seed: int | None = None
         raise explain(error, content, str(path)) from None
 
 
-def to_toml(recipe: Recipe, base: Path) -> str:
-    """The resolved recipe as TOML, for the run directory: every default written out, relative paths made absolute."""
+def to_toml(recipe: Recipe, base: Path, *, search: bool | None = None) -> str:
+    """The resolved recipe as TOML, for the run directory: every default written out, relative paths made absolute.
+
+    Its section [search] stands there where the recipe says one, or as `search` has it.
+    """
     content = recipe.model_dump(mode="json", exclude_none=True)
     places = [(content["data"], key) for key in ("train", "valid", "test", "path")]
     places += [(field, "table") for field in content["embedding"]["fields"].values()]
@@ -88,10 +91,9 @@ def to_toml(recipe: Recipe, base: Path) -> str:
             section = section.get(step, {})
         if section.get(key) == before:
             del section[key]
-    kept = KEYS[recipe.search.method] | {"method"}  # likewise; and a recipe that says nothing of a search has none
-    content["search"] = {key: value for key, value in content["search"].items() if key in kept}
-    if "search" not in recipe.model_fields_set:
-        del content["search"]
+    searched, kept = content.pop("search"), KEYS[recipe.search.method] | {"method"}  # likewise
+    if search or (search is None and "search" in recipe.model_fields_set):
+        content["search"] = {key: value for key, value in searched.items() if key in kept}
     return tomli_w.dumps(content)
 
 

@@ -1,12 +1,9 @@
 """The runs of an arm: a recipe with its settings and a seed, resolved for a training and for the search before it."""
 
 import hashlib
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import tomli_w
 
 from ...protos.errors import RecipeError
 from ..recipe import Recipe
@@ -37,10 +34,7 @@ class Source:
         Raises:
             RecipeError: the recipe breaks a rule; it names the arm.
         """
-        recipe, text = self._resolve(laid, seed)
-        content = tomllib.loads(text)
-        if content.pop("search", None) is not None:
-            text = tomli_w.dumps(content)
+        recipe, text = self._resolve(laid, seed, search=False)
         return Run(
             digest=_digest(text, *([search.digest] if search else [])),
             seed=seed,
@@ -59,7 +53,7 @@ class Source:
         Raises:
             RecipeError: see `training`; or metrics are wanted of a search that trains nothing.
         """
-        recipe, text = self._resolve(laid, seed)
+        recipe, text = self._resolve(laid, seed, search=True)
         section, trial = recipe.search, self._kind(recipe)
         if measured and section.method == "mixed":
             raise RecipeError(
@@ -86,14 +80,14 @@ class Source:
             epochs=section.warmup + section.epochs if section.method == "autodim" else self._epochs(recipe),
         )
 
-    def _resolve(self, laid: Sequence[str], seed: int) -> tuple[Recipe, str]:
-        """The recipe, and its text: with [search] as it is meant, whether or not that section is said."""
+    def _resolve(self, laid: Sequence[str], seed: int, *, search: bool) -> tuple[Recipe, str]:
+        """The recipe, and its text: with [search], whether or not that section is said, or without it."""
         try:
             recipe, base = read_recipe(self.recipe, laid, seed)
         except RecipeError as error:
             told = f"{self.where}: {error.where}"
             raise RecipeError(error.rule, found=error.found, where=told, remedy=error.remedy) from None
-        return recipe, to_toml(recipe.model_copy(update={"search": recipe.search}), base)
+        return recipe, to_toml(recipe, base, search=search)
 
     def _kind(self, recipe: Recipe) -> Kind:
         return Kind(f"{Path(self.recipe).stem} {recipe.model.name}", recipe.model.model_dump_json())

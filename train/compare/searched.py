@@ -6,7 +6,6 @@ from typing import Any
 
 from ...protos import plan as plans
 from ...protos.plan_directory import read_plan
-from ..search.budget import parameters_at
 from .training import Run
 
 
@@ -33,8 +32,8 @@ def report_search(directory: Path, run: Run) -> dict[str, Any]:
     held = {feature: [dim] for feature, dim in (widest if search.method == "autodim" else dims).items()}
     if search.method == "autodim" and tomllib.loads(run.text)["search"]["lookup"] == "separate":
         held = {choice.feature: list(choice.candidates) for choice in search.choices}
-    parameters = sum(parameters_at(field, dim) for field in plan.fields for dim in held[field.feature])
-    classes = sum(plans.table_bytes(field) - plans.weight_bytes(field) for field in plan.fields)
+    parameters = sum(plans.parameters_at(field, dim) for field in plan.fields for dim in held[field.feature])
+    classes = sum(map(plans.class_bytes, plan.fields))
     return {
         "embedding_parameters": parameters,
         "bytes": parameters * plans.FLOAT_BYTES + classes,

@@ -1,17 +1,18 @@
-"""The budget of a plan: how many numbers its tables hold at other dims, and what no choice of dims can do."""
+"""The budget of a search: how many numbers its tables hold, and what no choice of dims can do."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ...protos import manifest_pb2 as pb
-from ...protos import plan
 from ...protos.errors import RecipeError, WrongDims
+from ...protos.plan import parameters_at
 from .config import SearchConfig
 
 
-def parameters_at(field: pb.Field, dim: int) -> int:
-    """Numbers that the field's tables would hold at another dim: what plan.parameters counts after with_dims."""
-    dims = plan.table_dims(field.combine, dim, field.hidden, len(field.tables))
-    return sum(table.rows * width for table, width in zip(field.tables, dims, strict=True))
+def supernet_parameters(config: SearchConfig, fields: Iterable[pb.Field]) -> int:
+    """How many numbers the tables of all candidates hold together, whatever dims the fields have."""
+    if config.lookup == "shared":
+        return sum(parameters_at(field, config.width_of(field.feature)) for field in fields)
+    return sum(parameters_at(field, dim) for field in fields for dim in config.candidates_of(field.feature))
 
 
 def least_dim(field: pb.Field) -> int:

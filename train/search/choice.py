@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ...protos import manifest_pb2 as pb
-from .budget import parameters_at
+from ...protos.plan import parameters_at
+from ..loop import generator_of
 from .config import SearchConfig
-
-MIXER = 1_000_003  # a prime: seeds and steps that are near each other are far apart in the generator's seeds
 
 
 class Choice(nn.Module):
@@ -31,7 +30,7 @@ class Choice(nn.Module):
         self.register_buffer("allowed", torch.tensor(allowed), persistent=False)
         sizes = [[parameters_at(field, dim) for dim in self.candidates] for field in fields]
         self.register_buffer("sizes", torch.tensor(sizes, dtype=torch.float64), persistent=False)
-        self.widest = (self.sizes * self.allowed).amax(1).sum()
+        self.widest = float((self.sizes * self.allowed).amax(1).sum())
 
     def probabilities(self) -> Tensor:
         """alpha, (F, N) float32; zero where a dim is no candidate."""
@@ -43,11 +42,11 @@ class Choice(nn.Module):
 
     def gumbel(self, tau: float, seed: int, draw: int) -> Tensor:
         """p, (F, N): softmax of (log alpha + g) / tau with g = -log(-log u), u uniform, a function of seed and draw."""
-        generator = torch.Generator().manual_seed((seed * MIXER + draw) % 2**63)
-        uniform = torch.rand(self.logits.shape, generator=generator).clamp(1e-12, 1 - 1e-7)
+        uniform = torch.rand(self.logits.shape, generator=generator_of(seed, draw)).clamp(1e-12, 1 - 1e-7)
         noise = -(-uniform.log()).log()
         chance = self.logits.masked_fill(~self.allowed, -torch.inf).log_softmax(1)
-        return ((chance + noise.to(chance.device)) / tau).softmax(1)
+        # Drawn on the CPU, the same for every device, which is not waited for.
+        return ((chance + noise.to(chance.device, non_blocking=True)) / tau).softmax(1)
 
     def share(self) -> Tensor:
         """Expected numbers of the tables as a share of those at the widest candidates, ()."""
@@ -57,7 +56,7 @@ class Choice(nn.Module):
     def entropy(self) -> float:
         """Mean over fields of the entropy of alpha, in nats."""
         alpha = self.probabilities()
-        return float(-torch.xlogy(alpha, alpha).sum(1).mean())
+        return abs(float(torch.xlogy(alpha, alpha).sum(1).mean()))
 
     @torch.no_grad()
     def parameters_expected(self) -> float:
@@ -73,10 +72,3 @@ class Choice(nn.Module):
         """Feature -> its most probable candidate; the smallest of equally probable ones."""
         best = self.probabilities().argmax(1).tolist()
         return {name: self.candidates[index] for name, index in zip(self.features, best, strict=True)}
-
-
-def supernet_parameters(config: SearchConfig, wide: pb.Plan) -> int:
-    """How many numbers the tables of all candidates hold together."""
-    if config.lookup == "shared":
-        return sum(parameters_at(field, config.width_of(field.feature)) for field in wide.fields)
-    return sum(parameters_at(field, dim) for field in wide.fields for dim in config.candidates_of(field.feature))

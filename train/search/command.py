@@ -9,20 +9,34 @@ Choose the embedding dimension of every field, and write a plan directory: plan.
 
 AutoDim (Zhao et al., WWW'21) trains one model that holds every candidate dim of every field,
 and learns from the validation rows how much each candidate is worth. The recipe's section
-[search] says how; without one the defaults stand, candidates 2, 8, 16, 24, 32:
+[search] says how; its defaults are
 
   [search]
-  candidates = [2, 4, 8, 16]
-  warmup = 1                     epochs of equal weights, before the choice begins
-  epochs = 10                    epochs of choosing
-  every = 10                     batches from one update of the choice to the next
-  lr = 0.001                     of the choice; small data wants more, as it has fewer batches
-  tau_rate = 0.00005             how fast the choice becomes hard
-  penalty = 0.0                  what parameters cost, beside the loss
+  candidates = [2, 8, 16, 24, 32]
+  warmup = 1             epochs of equal weights, before the choice begins
+  epochs = 10            epochs of choosing
+  every = 10             batches from one update of the choice to the next
+  lr = 0.001             of the choice; small data wants more, as it has fewer updates
+  penalty = 0.0          what parameters cost, beside the loss
+  normalise = true       candidates go through BatchNorm; false where tables are trained with
+                         L2, which then counts in the search as it will in the training
+  lookup = "shared"      a candidate is the first entries of one wide vector; "separate": of tables
+                         of its own
+  unify = "linear"       how candidates become as wide as the widest, or as `base`, while they
+                         compete; "pad": by zeros. The training after it has model.unify
+  choice = "gumbel"      noisy, and harder batch by batch: tau_rate = 0.00005 down to
+                         tau_min = 0.01; "soft": the plain probabilities (AutoDim-s)
+  update = "bilevel"     the choice learns from validation rows; "joint": from training rows
+  [search.fields]
+  user = [8, 16]         candidates of one field
 
-Fields may have candidates of their own ([search.fields] user = [8, 16]). Tables may be full
-or composed (qr, mixed_radix …): the chosen dim is that of all of a field's tables.
-method = "mixed" takes dims by popularity instead, method = "random" the best of some trials."""
+Two others, for comparison. method = "mixed", by popularity: with n ids a field's dim is
+base x (n / n of the smallest field)^-alpha; keys base = 32, alpha = 0.3, parameters.
+method = "random": the best of some plans by the validation AUC of a training each; keys
+candidates, fields, trials = 3, parameters. Their plans hold at most `parameters` numbers.
+
+Tables may be full or composed (qr, mixed_radix …): the chosen dim is that of all of a field's
+tables; the dims that [embedding] says do not count."""
 
 EXAMPLES = """\
 examples:

@@ -1,28 +1,30 @@
 """The section `[search]` of a recipe: how `quorem search` chooses the dimension of every field."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, Strict, model_validator
+from pydantic import BeforeValidator, Field, Strict, model_validator
 
 from ..section import Section
 
+MOST, WIDEST = 64, 4096  # how many candidates a field has, and the widest of them, at most
 
-def _rising(dims: tuple[int, ...]) -> tuple[int, ...]:
-    if list(dims) != sorted(set(dims)):
-        raise ValueError("candidates rise, each once")
+
+def _candidates(dims: Any) -> Any:
+    """One rule, where pydantic would have five, and speak of tuples."""
+    known = isinstance(dims, list | tuple) and all(type(dim) is int and 1 <= dim <= WIDEST for dim in dims)
+    if not (known and 2 <= len(dims) <= MOST and list(dims) == sorted(set(dims))):
+        raise ValueError(f"candidates are two dims or more, up to {MOST}, from 1 to {WIDEST}, rising, each once")
     return dims
 
 
-Candidate = Annotated[int, Field(ge=1, le=4096)]
-Rising = AfterValidator(_rising)
-Candidates = Annotated[tuple[Candidate, ...], Strict(False), Field(min_length=2, max_length=64), Rising]  # TOML's lists
+Candidates = Annotated[tuple[int, ...], Strict(False), BeforeValidator(_candidates)]  # TOML's lists are taken
 KEYS = {  # which keys belong to which method, beside `method` itself
     "autodim": {
         *("candidates", "base", "fields", "lookup", "unify", "normalise", "choice", "update"),
         *("every", "warmup", "epochs", "lr", "tau_min", "tau_rate", "penalty"),
     },
     "mixed": {"base", "alpha", "parameters"},
-    "random": {"candidates", "base", "fields", "trials", "parameters"},
+    "random": {"candidates", "fields", "trials", "parameters"},
 }
 
 
@@ -32,8 +34,8 @@ class SearchConfig(Section):
     method: "autodim"; "mixed", dims by popularity, d = base x (n / n of the smallest field)^-alpha (Ginart et al.,
         ISIT'21); "random", the best of so many random plans by the validation AUC of a training each.
     candidates: dims that a field may have; `fields` has other ones for some fields.
-    base: the dim that all candidates are unified to, at least the widest one; that one unless said. mixed: of the
-        smallest field.
+    base: autodim: the dim that all candidates are unified to, at least the widest one; that one unless said. mixed: of
+        the smallest field.
     lookup: "shared", the candidates are the first entries of one wide vector; "separate", tables of their own.
     unify: how candidates become vectors of dim `base` while searching: "linear", by a map that all fields share, or
         "pad", by zeros.
@@ -82,7 +84,7 @@ class SearchConfig(Section):
             **{f"fields.{k}": v for k, v in self.fields.items()},
         }.items():
             if self.method != "mixed" and self.base is not None and given[-1] > self.base:
-                raise ValueError(f"`{name}` are at most `base`, {self.base}; found {given[-1]}")
+                raise ValueError(f"no candidate is above `base`, {self.base}; `{name}` go up to {given[-1]}")
         return self
 
     def candidates_of(self, feature: str) -> tuple[int, ...]:

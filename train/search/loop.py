@@ -13,7 +13,7 @@ from torch.optim import Adam
 
 from ..checkpoint import checkpoint_tensors, part, prefixed, save_tensors
 from ..features import Rows
-from ..loop import Interrupted, Place, batches_of, no_number, shuffled, stop_signals
+from ..loop import Interrupted, Place, batch_of, batches_of, no_number, shuffled, stop_signals
 from ..optimizer import load_state_tensors, make_optimizer, state_tensors
 from ..recipe import Recipe
 from .choice import Choice
@@ -47,99 +47,124 @@ def learn_choice(net: Supernet, train: Rows, valid: Rows, recipe: Recipe, place:
         Interrupted: SIGINT or SIGTERM; a checkpoint holds everything up to the last whole batch.
         QuoremError: a loss or a weight that is no number any more; the last good checkpoint stays.
     """
-    config, training, choice, device = recipe.search, recipe.train, net.choice, train.labels.device
-    tables = net.model.table_parameters()
-    held = {id(each) for each in tables}
-    others = [each for each in net.model.parameters() if id(each) not in held and each.requires_grad]
-    optimizer = make_optimizer(training, tables, others)
-    learner = Adam(choice.parameters(), lr=config.lr)
-    net.model.penalise = training.l2 > 0 and training.l2_rows == "batch"
+    config, training, device = recipe.search, recipe.train, train.labels.device
+    learning, start = _Learning(net, train, valid, recipe), 0
     net.model.train()
     torch.manual_seed(training.seed)
-    batches, mixed = batches_of(len(train), training.batch), training.precision == "bf16"
-    start, total, looked = 0, torch.zeros((), device=device), 0
-    validation = _Validation(len(valid), training.batch, training.seed)
-    valid_loss: Tensor | None = None
     if place.resume:
-        with checkpoint_tensors(place.directory, place.identity) as (tensors, told):
-            net.model.load_state_dict(part(tensors, "model"))
-            choice.load_state_dict(part(tensors, "choice"))
-            load_state_tensors(optimizer, part(tensors, "optimizer"), training.lr)
-            load_state_tensors(learner, part(tensors, "learner"), config.lr)
-            start, validation.number = told["step"], told["validation"]
-            if told["valid_loss"] is not None:
-                valid_loss = torch.tensor(told["valid_loss"])
+        start = learning.load(place)
         watcher.resumed(start)
-
-    def save(done: int, where: str) -> None:
-        whole = prefixed("model", net.model.state_dict()) | prefixed("choice", choice.state_dict())
-        whole |= prefixed("optimizer", state_tensors(optimizer)) | prefixed("learner", state_tensors(learner))
-        if not all(each.isfinite().all() for each in whole.values()):
-            raise no_number("weight", where)
-        checked = None if valid_loss is None else float(valid_loss)
-        progress = {"step": done, "validation": validation.number, "valid_loss": checked}
-        save_tensors(place.directory, whole, progress, place.identity)
-
+    batches = batches_of(len(train), training.batch)
     every = max(1, (config.warmup + config.epochs) * batches // RECORDS)
-    order = torch.empty(0, dtype=torch.int64)
+    order, total, looked, rows = torch.empty(0, dtype=torch.int64), torch.zeros((), device=device), 0, 0
     with stop_signals() as stopping:
         for step in steps(config, batches, start):
             if step.batch == 0 or step.number == start:
                 order = shuffled(len(train), training.seed, step.epoch).to(device)
-                warmup = step.tau is None
-                watcher.epoch(step.epoch + 1, batches, step.batch, warmup=warmup)
+                watcher.epoch(step.epoch + 1, batches, step.batch, warmup=step.tau is None)
             if step.chooses:
-                noisy = _weights(recipe, choice, step, 0)
-                aim, _ = net.loss(valid, validation.next().to(device), noisy, mixed=mixed)
-                valid_loss = aim.detach()
-                if config.penalty:
-                    aim = aim + config.penalty * choice.share()
-                choice.logits.grad = torch.autograd.grad(aim, choice.logits)[0]
-                learner.step()
-            end = len(train) if step.batch == batches - 1 else (step.batch + 1) * training.batch
-            weights = _weights(recipe, choice, step, 1)
-            joint = config.update == "joint" and step.tau is not None
-            loss, norm = net.loss(
-                train, order[step.batch * training.batch : end], weights if joint else weights.detach(), mixed=mixed
-            )
-            aim = loss + training.l2 * norm if net.model.penalise else loss
-            if joint and config.penalty:
-                aim = aim + config.penalty * choice.share()
-            optimizer.zero_grad()
-            learner.zero_grad()
-            aim.backward()
-            optimizer.step()
-            if joint:
-                learner.step()
-            total, looked, done = total + loss.detach(), looked + 1, step.number + 1
-            stop, last = stopping(), step.batch == batches - 1
+                learning.choose(step)
+            chosen = batch_of(order, step.batch, training.batch)
+            total, looked, rows = total + learning.train(step, chosen), looked + 1, rows + len(chosen)
+            stop, last, done = stopping(), step.batch == batches - 1, step.number + 1
             where = f"search, epoch {step.epoch + 1}, batches up to {step.batch + 1}"
             if done % every == 0 or last or stop:
-                checked = None if valid_loss is None else float(valid_loss)
-                facts = _facts(choice, done, step, float(total) / looked, checked)
+                facts = _facts(net.choice, step, float(total) / looked, learning.checked())
                 if not all(math.isfinite(facts[name] or 0.0) for name in ("train_loss", "valid_loss", "entropy")):
                     raise no_number("loss", where)
-                watcher.record(facts, looked, looked * training.batch)
-                total, looked = torch.zeros((), device=device), 0
+                watcher.record(facts, looked, rows)
+                total, looked, rows = torch.zeros((), device=device), 0, 0
             if last or stop:
-                save(done, where)
+                learning.save(place, done, where)
             if stop:
                 raise Interrupted
 
 
-def _weights(recipe: Recipe, choice: Choice, step: Step, draw: int) -> Tensor:
-    """p, (F, N), of a batch of validation (draw 0) or training (1)."""
-    if step.tau is None:
-        return choice.equal()
-    if recipe.search.choice == "soft":
-        return choice.probabilities()
-    return choice.gumbel(step.tau, recipe.train.seed, 2 * step.number + draw)
+class _Learning:
+    """A supernet with what moves its weights and its choice: all that a checkpoint keeps."""
+
+    def __init__(self, net: Supernet, train: Rows, valid: Rows, recipe: Recipe) -> None:
+        self.net, self.rows, self.valid = net, train, valid
+        self.config, self.training = recipe.search, recipe.train
+        self.mixed = self.training.precision == "bf16"
+        tables = net.model.table_parameters()
+        held = {id(each) for each in tables}
+        others = [each for each in net.model.parameters() if id(each) not in held and each.requires_grad]
+        self.optimizer = make_optimizer(self.training, tables, others)
+        self.learner = Adam(net.choice.parameters(), lr=self.config.lr)
+        net.model.penalise = self.training.l2 > 0 and self.training.l2_rows == "batch"
+        self.validation = _Validation(len(valid), self.training.batch, self.training.seed, valid.labels.device)
+        self.valid_loss: Tensor | None = None
+
+    def choose(self, step: Step) -> None:
+        """The choice learns from the next batch of validation rows."""
+        logits = self.net.choice.logits
+        aim, _ = self.net.loss(self.valid, self.validation.next(), self._weights(step, 0), mixed=self.mixed)
+        self.valid_loss = aim.detach()
+        logits.grad = torch.autograd.grad(self._priced(aim), logits)[0]
+        self.learner.step()
+
+    def train(self, step: Step, chosen: Tensor) -> Tensor:
+        """The weights learn from a batch of training rows, and so does the choice of a joint search; the mean loss."""
+        weights, joint = self._weights(step, 1), self.config.update == "joint" and step.tau is not None
+        loss, norm = self.net.loss(self.rows, chosen, weights if joint else weights.detach(), mixed=self.mixed)
+        aim = loss + self.training.l2 * norm if self.net.model.penalise else loss
+        self.optimizer.zero_grad()
+        self.learner.zero_grad()
+        (self._priced(aim) if joint else aim).backward()
+        self.optimizer.step()
+        if joint:
+            self.learner.step()
+        return loss.detach()
+
+    def _weights(self, step: Step, draw: int) -> Tensor:
+        """p, (F, N), of a batch of validation (draw 0) or training (1)."""
+        choice = self.net.choice
+        if step.tau is None:
+            return choice.equal()
+        if self.config.choice == "soft":
+            return choice.probabilities()
+        return choice.gumbel(step.tau, self.training.seed, 2 * step.number + draw)
+
+    def _priced(self, aim: Tensor) -> Tensor:
+        """A loss that the choice learns from, and beside it what its parameters cost."""
+        return aim + self.config.penalty * self.net.choice.share() if self.config.penalty else aim
+
+    def checked(self) -> float | None:
+        """The loss of the last batch of validation rows; None before there was one."""
+        return None if self.valid_loss is None else float(self.valid_loss)
+
+    def save(self, place: Place, done: int, where: str) -> None:
+        """Write a checkpoint of so many steps.
+
+        Raises:
+            QuoremError: a weight that is no number; the checkpoint that is there stays.
+        """
+        whole = prefixed("model", self.net.model.state_dict()) | prefixed("choice", self.net.choice.state_dict())
+        whole |= prefixed("optimizer", state_tensors(self.optimizer))
+        whole |= prefixed("learner", state_tensors(self.learner))
+        if not all(each.isfinite().all() for each in whole.values()):
+            raise no_number("weight", where)
+        progress = {"step": done, "validation": self.validation.number, "valid_loss": self.checked()}
+        save_tensors(place.directory, whole, progress, place.identity)
+
+    def load(self, place: Place) -> int:
+        """Put a checkpoint back; how many steps are done."""
+        with checkpoint_tensors(place.directory, place.identity) as (tensors, told):
+            self.net.model.load_state_dict(part(tensors, "model"))
+            self.net.choice.load_state_dict(part(tensors, "choice"))
+            load_state_tensors(self.optimizer, part(tensors, "optimizer"), self.training.lr)
+            load_state_tensors(self.learner, part(tensors, "learner"), self.config.lr)
+            self.validation.number = told["validation"]
+            if told["valid_loss"] is not None:
+                self.valid_loss = torch.tensor(told["valid_loss"])
+            return told["step"]
 
 
-def _facts(choice: Choice, done: int, step: Step, loss: float, valid_loss: float | None) -> dict[str, Any]:
+def _facts(choice: Choice, step: Step, loss: float, valid_loss: float | None) -> dict[str, Any]:
     """A line of history.jsonl; tau is that of the first batch after the warm-up while it lasts."""
     return {
-        "step": done,
+        "step": step.number + 1,
         "tau": 1.0 if step.tau is None else step.tau,
         "entropy": choice.entropy(),
         "parameters": choice.parameters_expected(),
@@ -152,15 +177,14 @@ def _facts(choice: Choice, done: int, step: Step, loss: float, valid_loss: float
 class _Validation:
     """Batches of validation rows without end, shuffled anew each time round."""
 
-    def __init__(self, rows: int, size: int, seed: int) -> None:
-        self.rows, self.size, self.seed, self.number = rows, size, seed + VALIDATION_SEED, 0
+    def __init__(self, rows: int, size: int, seed: int, device: torch.device) -> None:
+        self.rows, self.size, self.seed, self.device, self.number = rows, size, seed + VALIDATION_SEED, device, 0
         self.batches, self.order, self.round = batches_of(rows, size), torch.empty(0), -1
 
     def next(self) -> Tensor:
-        """The numbers of the next batch's rows."""
+        """The numbers of the next batch's rows, (B,) int64."""
         around, batch = divmod(self.number, self.batches)
         if around != self.round:
-            self.order, self.round = shuffled(self.rows, self.seed, around), around
+            self.order, self.round = shuffled(self.rows, self.seed, around).to(self.device), around
         self.number += 1
-        end = self.rows if batch == self.batches - 1 else (batch + 1) * self.size
-        return self.order[batch * self.size : end]
+        return batch_of(self.order, batch, self.size)

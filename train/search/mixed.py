@@ -9,7 +9,8 @@ Legend: n ids of a field; n_min of the field with the fewest; s = (n / n_min)^-a
 from decimal import ROUND_HALF_UP, Context, Decimal
 
 from ...protos import manifest_pb2 as pb
-from .budget import check_budget, least_dim, parameters_at
+from ...protos.plan import parameters_at
+from .budget import check_budget, least_dim
 from .config import SearchConfig
 
 EXACT = Context(prec=60, Emin=-(10**9), Emax=10**9)

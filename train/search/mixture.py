@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from ...protos import manifest_pb2 as pb
 from ...protos.collisions import Int32s
@@ -44,30 +45,24 @@ class Mixture(Tables):
         """Lay the wide tables out; `candidates` are those of all fields, rising."""
         fields = [_wide_field(config, field) for field in wide.fields]
         super().__init__(fields, slots, bags, classes)
-        widths = [width for field in fields for width in vector_dims(field)]
-        self.base, self.width, total = config.width, max(widths), sum(widths)
+        self.widths = [width for field in fields for width in vector_dims(field)]
+        self.base, self.width, count = config.width, max(self.widths), len(self.widths)
         picked = [columns for field in fields for columns in _columns(config, field, candidates)]
         self.weights = torch.empty(0)  # set before every call
         self.normalises = config.normalise
         self.owner: Tensor
         self.picks: Tensor
-        self.places: Tensor | None
         self.mean: Tensor
         self.covariance: Tensor
         owner = [number for number, field in enumerate(fields) for _ in vector_dims(field)]
         self.register_buffer("owner", torch.tensor(owner), persistent=False)
-        picks = torch.zeros(len(widths), len(candidates), max(candidates), self.width)
+        picks = torch.zeros(count, len(candidates), max(candidates), self.width)
         for vector, of_candidates in enumerate(picked):
             for number, columns in enumerate(of_candidates):
                 picks[vector, number, range(len(columns)), columns] = 1.0
         self.register_buffer("picks", picks, persistent=False)  # S, rows beyond a candidate's dim are zero
-        places, start = torch.full((len(widths), self.width), total), 0
-        for vector, width in enumerate(widths):
-            places[vector, :width] = torch.arange(start, start + width)
-            start += width
-        self.register_buffer("places", None if min(widths) == self.width else places, persistent=False)
-        self.register_buffer("mean", torch.zeros(len(widths), self.width))
-        self.register_buffer("covariance", torch.eye(self.width).repeat(len(widths), 1, 1))
+        self.register_buffer("mean", torch.zeros(count, self.width))
+        self.register_buffer("covariance", torch.eye(self.width).repeat(count, 1, 1))
         maps = torch.eye(self.base, max(candidates)).repeat(len(candidates), 1, 1)
         self.maps = nn.Parameter(maps, requires_grad=config.unify == "linear")  # W: (N, D, widest candidate)
 
@@ -81,11 +76,10 @@ class Mixture(Tables):
     def forward(self, ids: Tensor) -> tuple[Tensor, list[Touched]]:
         """(B, T) int64 -> (B, V * D) float32, and the rows that were looked up."""
         values, touched = super().forward(ids)
-        if self.places is None:
-            vectors = values.view(len(ids), -1, self.width)
-        else:
-            vectors = torch.cat([values, values.new_zeros(len(ids), 1)], dim=1)[:, self.places]
-        vectors = vectors.transpose(0, 1)
+        if min(self.widths) < self.width:
+            parts = values.split(self.widths, dim=1)
+            values = torch.cat([pad(part, (0, self.width - part.shape[1])) for part in parts], dim=1)
+        vectors = values.view(len(ids), -1, self.width).transpose(0, 1)
         covariance = None
         if self.normalises:
             vectors, covariance = self._moments(vectors)
@@ -109,7 +103,7 @@ class Mixture(Tables):
         scale = self.weights[self.owner].unsqueeze(2)
         if covariance is not None:
             variance = ((maps.flatten(1, 2) @ covariance) * maps.flatten(1, 2)).sum(2).view(maps.shape[:3])
-            scale = scale * (variance + EPSILON).rsqrt()
+            scale = scale * (variance.clamp(min=0) + EPSILON).rsqrt()  # rounding may leave less than none
         return (scale.unsqueeze(3) * maps).sum(1)
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ...protos.manifest import write_atomically
 
 HISTORY = "history.jsonl"
+ROOMY = 100  # columns of a terminal that has room for a bar beside what is told
 
 
 class Display:
@@ -21,7 +22,7 @@ class Display:
         self.rows, self.since, self.told = 0, time.perf_counter(), ""
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(None) if console.width >= ROOMY else TaskProgressColumn(),
             TextColumn("{task.fields[told]}"),
             TimeRemainingColumn(),
         )
@@ -46,9 +47,9 @@ class Display:
     def epoch(self, number: int, batches: int, done: int, *, warmup: bool) -> None:
         """An epoch begins, `done` of its batches behind it; the one before is told in a line."""
         if self.told:
-            self.console.print(self.told, highlight=False)
+            self._say()
         self.rows, self.since = 0, time.perf_counter()
-        told = f"epoch {number}, warm-up" if warmup else f"epoch {number}"
+        told = f"warm-up {number}" if warmup else f"epoch {number}"
         self.bar.reset(self.task, total=batches, completed=done, description=told)
 
     def record(self, facts: dict[str, Any], batches: int, rows: int) -> None:
@@ -56,15 +57,18 @@ class Display:
         self.rows += rows
         rate = self.rows / max(time.perf_counter() - self.since, 1e-9)
         told = f"loss {facts['train_loss']:.4f}  tau {facts['tau']:.3f}  entropy {facts['entropy']:.3f}  "
-        told += f"expected parameters {facts['parameters']:,.0f}  {rate:,.0f} rows/s"
+        told += f"{facts['parameters']:,.0f} parameters"
         self.bar.update(self.task, advance=batches, told=told)
-        self.told = f"{self.bar.tasks[0].description:18}  {told}"
+        self.told = f"{self.bar.tasks[0].description:10}  {told} expected  {rate:,.0f} rows/s"
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(facts) + "\n")
 
     def ended(self) -> None:
         """The last epoch is told."""
-        self.console.print(self.told, highlight=False)
+        self._say()
+
+    def _say(self) -> None:
+        self.console.print(self.told, highlight=False, soft_wrap=True)
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

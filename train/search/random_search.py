@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ...protos import manifest_pb2 as pb
 from ...protos.errors import QuoremError, RecipeError
-from ...protos.plan import parameters
+from ...protos.plan import parameters, parameters_at
 from ..checkpoint import NAME as CHECKPOINT
 from ..fresh import identity, make_fresh
 from ..loop import Place, evaluate_rows, fit
@@ -24,7 +24,7 @@ from ..prepare import Prepared
 from ..progress import Display
 from ..recipe import Recipe
 from ..sources.counter import bits, stream
-from .budget import check_budget, check_candidates, parameters_at
+from .budget import check_budget, check_candidates
 from .config import SearchConfig
 from .derive import with_dims
 from .found import Found

@@ -5,10 +5,11 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -22,8 +23,7 @@ from ..prepare import Prepared, prepare
 from ..recipe import Recipe
 from ..recipe_file import read_recipe, to_toml
 from ..run import INTERRUPTED, choose_device
-from .budget import check_candidates
-from .choice import supernet_parameters
+from .budget import check_candidates, supernet_parameters
 from .derive import wide_plan, with_dims
 from .figures import draw_choice, draw_dims
 from .found import Found
@@ -35,6 +35,8 @@ from .supernet import make_supernet
 from .trials import NAME as TRIALS
 
 METRICS_TOLD = ("auc", "logloss")
+BEGUN = {"autodim": CHECKPOINT, "random": TRIALS, "mixed": plan_directory.PLAN}  # mixed has nothing to go on with
+UNDECIDED, TINY = 0.95, 1e-12  # of the entropy of equal probabilities; and what stands for 0 in a logarithm
 
 
 def main(args: argparse.Namespace) -> int:
@@ -56,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(facts))
     elif not args.quiet:
-        print("\n".join(_told(facts, args.recipe)))
+        print("\n".join(_told(facts, args)))
     return 0
 
 
@@ -68,10 +70,8 @@ def search(
     Raises:
         QuoremError: see errors.py. Interrupted: saved, and not finished.
     """
-    recipe = recipe.model_copy(update={"search": recipe.search})  # what is told of a search stands in its recipe
-    resolved, config = to_toml(recipe, base), recipe.search
-    begun = TRIALS if config.method == "random" else CHECKPOINT
-    check_run(out, resolved, resume=resume, last=plan_directory.SEARCH, begun=begun)
+    resolved, config = to_toml(recipe, base, search=True), recipe.search
+    check_run(out, resolved, resume=resume, begun=BEGUN[config.method])
     prepared = prepare(recipe, base)
     wide = wide_plan(recipe, prepared.schema, prepared.semantics)
     if config.method == "mixed":
@@ -85,28 +85,11 @@ def search(
         check_candidates(wide, config)
         found = _search_autodim(recipe, resolved, prepared, wide, out, device, resume=resume, quiet=quiet)
     made = with_dims(wide, found.dims, prepared.semantics)
-    names = [field.feature for field in made.fields]
-    mixed = config.method == "mixed"
-    candidates = {name: [] if mixed else list(config.candidates_of(name)) for name in names}
-    choices = [
-        pb.Choice(
-            feature=name,
-            candidates=candidates[name],
-            probabilities=found.probabilities.get(name, []),
-            dim=found.dims[name],
-        )
-        for name in names
-    ]
-    told = pb.Search(
-        method=config.method,
-        model=recipe.model.name,
-        seed=recipe.train.seed,
-        schema=prepared.schema,
-        choices=choices,
-        valid_metrics=found.valid_metrics,
-        test_metrics=found.test_metrics,
-    )
-    draw_dims(out, names, {field.feature: field.cardinality for field in made.fields}, found.dims, candidates)
+    told = _describe(recipe, prepared.schema, made, found)
+    names = _in_order(prepared.schema, found.dims)
+    cardinalities = {field.feature: field.cardinality for field in made.fields}
+    candidates = {choice.feature: list(choice.candidates) for choice in told.choices}
+    draw_dims(out, names, cardinalities, found.dims, candidates)
     plan_directory.write_plan(out, made, told)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return made, told
@@ -135,7 +118,7 @@ def _search_autodim(
     net.mixture.weights = net.choice.probabilities().detach()
     probabilities = net.choice.told()
     candidates = {name: recipe.search.candidates_of(name) for name in probabilities}
-    draw_choice(out, list(probabilities), candidates, read_history(out / HISTORY))
+    draw_choice(out, _in_order(prepared.schema, probabilities), candidates, read_history(out / HISTORY))
     has_test = "test" in prepared.facts.rows
     return Found(
         net.choice.dims(),
@@ -145,21 +128,44 @@ def _search_autodim(
     )
 
 
+def _describe(recipe: Recipe, schema: pb.Schema, made: pb.Plan, found: Found) -> pb.Search:
+    """What search.json tells: of mixed dims no candidates, since there were none."""
+    config, names = recipe.search, [field.feature for field in made.fields]
+    return pb.Search(
+        method=config.method,
+        model=recipe.model.name,
+        seed=recipe.train.seed,
+        schema=schema,
+        choices=[
+            pb.Choice(
+                feature=name,
+                candidates=() if config.method == "mixed" else config.candidates_of(name),
+                probabilities=found.probabilities.get(name, ()),
+                dim=found.dims[name],
+            )
+            for name in names
+        ],
+        valid_metrics=found.valid_metrics,
+        test_metrics=found.test_metrics,
+    )
+
+
 def _facts(out: Path, recipe: Recipe, made: pb.Plan, found: pb.Search) -> dict[str, Any]:
     """What `--json` tells, but for the device and the time it took."""
     config, held = recipe.search, plan.parameters(made.fields)
-    parameters = {"embedding": held}
+    parameters, choices = {"embedding": held}, {choice.feature: choice for choice in found.choices}
+    in_order = [choices[name] for name in _in_order(found.schema, choices)]
     if config.method == "autodim":
-        parameters["supernet"] = supernet_parameters(config, made)
+        parameters["supernet"] = supernet_parameters(config, made.fields)
     return {
         "plan": str(out),
         "method": found.method,
         "model": found.model,
         "seed": found.seed,
-        "dims": {choice.feature: choice.dim for choice in found.choices},
+        "dims": {choice.feature: choice.dim for choice in in_order},
         "probabilities": {
             choice.feature: dict(zip(map(str, choice.candidates), choice.probabilities, strict=True))
-            for choice in found.choices
+            for choice in in_order
             if choice.probabilities
         },
         "parameters": parameters,
@@ -168,7 +174,12 @@ def _facts(out: Path, recipe: Recipe, made: pb.Plan, found: pb.Search) -> dict[s
     }
 
 
-def _told(facts: dict[str, Any], recipe: str) -> Sequence[str]:
+def _in_order(schema: pb.Schema, names: Container[str]) -> list[str]:
+    """These features as the recipe has them; a plan has them as they are packed."""
+    return [feature.name for feature in schema.features if feature.name in names]
+
+
+def _told(facts: dict[str, Any], args: argparse.Namespace) -> Sequence[str]:
     """The same for a reader; `quorem inspect` tells more."""
     width = max(map(len, facts["dims"]))
     lines = [f"{name:{width}}  {dim:4}  {'#' * min(dim, 64)}" for name, dim in facts["dims"].items()]
@@ -177,18 +188,35 @@ def _told(facts: dict[str, Any], recipe: str) -> Sequence[str]:
         scores = "  ".join(f"{name} {facts['valid'][name]:.5f}" for name in METRICS_TOLD)
         whose = "the model with all candidates" if facts["method"] == "autodim" else "the best trial"
         lines.append(f"validation rows, {whose}: {scores}")
+    if undecided(facts["probabilities"]):
+        lines.append(
+            "Candidates still weigh nearly the same: these dims are little better than chance. Raise search.lr or\n"
+            "search.epochs, or lower search.every, until the entropy falls."
+        )
+    train = ["quorem", "train", args.recipe, "--plan", facts["plan"], "--out", "RUN", *_repeated(args, "search")]
     return [
         *lines,
         "Look at it, and train the model that has only these dims:",
         f"  {shlex.join(['quorem', 'inspect', facts['plan']])}",
-        f"  {shlex.join(['quorem', 'train', recipe, '--plan', facts['plan'], '--out', 'RUN'])}",
+        f"  {shlex.join(train)}",
     ]
+
+
+def undecided(probabilities: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether fields, on average, are nearly as unsure of their dim as a fresh search is; not where none is told."""
+    alphas = [np.array(list(each.values())) for each in probabilities.values()]
+    shares = [-np.sum(alpha * np.log(np.maximum(alpha, TINY))) / np.log(len(alpha)) for alpha in alphas]
+    return bool(shares) and float(np.mean(shares)) > UNDECIDED
 
 
 def _again(args: argparse.Namespace) -> list[str]:
     """The command that goes on with the search."""
     command = ["quorem", "search", args.recipe, "--out", str(args.out), "--resume"]
-    command += [part for setting in args.set for part in ("--set", setting)]
-    if args.seed is not None:
-        command += ["--seed", str(args.seed)]
-    return [*command, "--device", args.device]
+    return [*command, *_repeated(args), "--device", args.device]
+
+
+def _repeated(args: argparse.Namespace, but: str | None = None) -> list[str]:
+    """The settings that another command needs again, but for those of one section."""
+    settings = [setting for setting in args.set if setting.partition("=")[0].partition(".")[0].strip() != but]
+    seed = [] if args.seed is None else ["--seed", str(args.seed)]
+    return [*(part for setting in settings for part in ("--set", setting)), *seed]

@@ -46,8 +46,10 @@ def make_supernet(recipe: Recipe, prepared: Prepared, wide: pb.Plan, device: tor
     config, schema, seed = recipe.search, prepared.schema, recipe.train.seed
     classes = classes_of(wide, prepared.semantics, "recipe")
     # To its layers, a supernet is a model whose vectors all have the base's dim, in the wide plan's order.
-    flat = {field.feature: field for field in _at_base(recipe, prepared, wide).fields}
-    plan = pb.Plan(fields=[flat[field.feature] for field in wide.fields], first_order=wide.first_order)
+    names = [field.feature for field in wide.fields]
+    packed = with_dims(wide, dict.fromkeys(names, config.width), prepared.semantics)
+    flat = {field.feature: field for field in packed.fields}
+    plan = pb.Plan(fields=[flat[name] for name in names], first_order=wide.first_order)
     net = make_net(recipe.model, plan, len(dense_features(schema)))
     choice = Choice(config, wide.fields)
     with memory_for(wide):
@@ -56,7 +58,3 @@ def make_supernet(recipe: Recipe, prepared: Prepared, wide: pb.Plan, device: tor
         model.reset(seed, init_of(recipe))
         mixture.reset_maps(torch.Generator().manual_seed(seed))
         return Supernet(model.to(device), mixture, choice.to(device))
-
-
-def _at_base(recipe: Recipe, prepared: Prepared, wide: pb.Plan) -> pb.Plan:
-    return with_dims(wide, {field.feature: recipe.search.width for field in wide.fields}, prepared.semantics)
