@@ -312,7 +312,6 @@ def refused(directory: Path, *settings: str, plan: Any = None) -> dict[str, str]
         ("embedding.hidden=4", "RecipeError", ""),
         ("embedding.scheme='semantic'", "RecipeError", ""),
         ("embedding.rows=2.5", "RecipeError", ""),
-        ("embedding.fields.C7.dim=8", "RecipeError", ""),  # DeepFM's vectors are of one dim
     ],
 )
 def test_bad_input_has_an_error_of_its_own(tmp_path: Path, setting: str, error: str, found: str) -> None:
