@@ -32,8 +32,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a shipped recipe")
-    parser.add_argument("--out", metavar="RUN", type=Path, required=True, help="the run directory to write")
+    add_arguments(parser, out="RUN", what="run", setting="train.lr=0.001")
     parser.add_argument(
         "--plan",
         metavar="PLAN",
@@ -41,21 +40,27 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="tables instead of those of [embedding]: a plan directory of `quorem search`, or a plan.json alone, the "
         "`plan` of a manifest",
     )
+    parser.set_defaults(run=_run, extra="train")
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, out: str, what: str, setting: str) -> None:
+    """What `train` and `search` both take: a recipe, and the directory `out` of the run or search that it makes."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a shipped recipe")
+    parser.add_argument("--out", metavar=out, type=Path, required=True, help=f"the {out.lower()} directory to write")
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one"
     )
     parser.add_argument("--seed", metavar="N", type=int, help="random seed, instead of the recipe's train.seed")
-    parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in RUN")
+    parser.add_argument("--resume", action="store_true", help=f"go on with the interrupted {what} in {out}")
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="override one key of the recipe, as in --set train.lr=0.001 (repeatable; VALUE is TOML, or a plain word)",
+        help=f"override one key of the recipe, as in --set {setting} (repeatable; VALUE is TOML, or a plain word)",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar and no table")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object, and errors too")
-    parser.set_defaults(run=_run, extra="train")
 
 
 def _run(args: argparse.Namespace) -> int:

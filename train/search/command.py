@@ -1,7 +1,8 @@
 """The command `quorem search`: its arguments and help. Importing it costs nothing; running it imports torch."""
 
 import argparse
-from pathlib import Path
+
+from ..command import add_arguments
 
 DESCRIPTION = """\
 Choose the embedding dimension of every field, and write a plan directory: plan.json, which
@@ -56,22 +57,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("recipe", metavar="RECIPE", help="a TOML file, or the name of a shipped recipe")
-    parser.add_argument("--out", metavar="PLAN", type=Path, required=True, help="the plan directory to write")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one"
-    )
-    parser.add_argument("--seed", metavar="N", type=int, help="random seed, instead of the recipe's train.seed")
-    parser.add_argument("--resume", action="store_true", help="go on with the interrupted search in PLAN")
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="override one key of the recipe, as in --set search.epochs=5 (repeatable; VALUE is TOML, or a plain word)",
-    )
-    parser.add_argument("--quiet", action="store_true", help="no progress bar and no table")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, and errors too")
+    add_arguments(parser, out="PLAN", what="search", setting="search.epochs=5")
     parser.set_defaults(run=_run, extra="train")
 
 
