@@ -1,68 +1,34 @@
 """The net that a recipe's section `[model]` means over a plan."""
 
+from collections.abc import Callable
+
 from ..protos import manifest_pb2 as pb
 from ..protos import models
-from .model_config import (
-    AutoIntConfig,
-    DCNConfig,
-    DCNv2Config,
-    DeepFMConfig,
-    DLRMConfig,
-    FMConfig,
-    IPNNConfig,
-    ModelConfig,
-    NFMConfig,
-)
+from .model_config import ModelConfig
 
-MLPS = {"wide_deep": models.wide_deep, "dnn": models.dnn}
-UNIFIED_MLPS = {"deepfm": models.deepfm, "nfm": models.nfm, "ipnn": models.ipnn}
+BUILDERS: dict[str, Callable[..., pb.Net]] = {
+    "fm": models.fm,
+    "wide_deep": models.wide_deep,
+    "deepfm": models.deepfm,
+    "nfm": models.nfm,
+    "ipnn": models.ipnn,
+    "autoint": models.autoint,
+    "dlrm": models.dlrm,
+    "dnn": models.dnn,
+    "dcn": models.dcn,
+    "dcnv2": models.dcnv2,
+}
 
 
 def make_net(model: ModelConfig, plan: pb.Plan, dense_count: int) -> pb.Net:
-    """The layers of a model over a plan's vectors and so many dense features.
+    """The layers of a model over a plan's vectors and so many dense features: its builder takes the section's keys.
 
     Raises:
         NetError: see models.py.
     """
-    if isinstance(model, FMConfig):
-        return models.fm(plan, dense_count, pad=model.unify == "pad")
-    dropout, batchnorm = model.dropout, model.batchnorm
-    if isinstance(model, DLRMConfig):
-        return models.dlrm(
-            plan,
-            dense_count,
-            bottom=model.bottom,
-            top=model.top,
-            batchnorm=batchnorm,
-            dropout=dropout,
-            pad=model.unify == "pad",
-        )
-    if isinstance(model, AutoIntConfig):
-        return models.autoint(
-            plan,
-            dense_count,
-            layers=model.layers,
-            heads=model.heads,
-            width=model.width,
-            mlp=model.mlp,
-            batchnorm=batchnorm,
-            dropout=dropout,
-            pad=model.unify == "pad",
-        )
-    if isinstance(model, DCNConfig):
-        return models.dcn(plan, dense_count, cross=model.cross, mlp=model.mlp, batchnorm=batchnorm, dropout=dropout)
-    if isinstance(model, DCNv2Config):
-        return models.dcnv2(
-            plan,
-            dense_count,
-            cross=model.cross,
-            rank=model.rank,
-            stacked=model.structure == "stacked",
-            mlp=model.mlp,
-            batchnorm=batchnorm,
-            dropout=dropout,
-        )
-    if isinstance(model, DeepFMConfig | NFMConfig | IPNNConfig):
-        build = UNIFIED_MLPS[model.name]
-        return build(plan, dense_count, mlp=model.mlp, batchnorm=batchnorm, dropout=dropout, pad=model.unify == "pad")
-    return MLPS[model.name](plan, dense_count, mlp=model.mlp, batchnorm=batchnorm, dropout=dropout)
+    keys = model.model_dump(exclude={"name"})
+    if "unify" in keys:
+        keys["pad"] = keys.pop("unify") == "pad"
+    if "structure" in keys:
+        keys["stacked"] = keys.pop("structure") == "stacked"
+    return BUILDERS[model.name](plan, dense_count, **keys)
