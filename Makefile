@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 SHELL := bash
 
-.PHONY: help demo test lint fmt bench study protos clean
+.PHONY: help demo test fuzz lint fmt bench study protos clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -21,6 +21,9 @@ demo: $(STAMP) ## synthetic clicks all the way to scores: a page and a table, in
 
 test: $(STAMP) ## every test; set QUOREM_DATA for those on real rows
 	$(BIN)/python -m pytest
+
+fuzz: $(STAMP) ## bundles spoilt at random for ten minutes, or FUZZ_SECONDS: none is half read, none ends a process
+	$(BIN)/python tests/fuzz.py
 
 lint: $(STAMP) ## style, types and import directions
 	$(BIN)/ruff check

@@ -1,9 +1,8 @@
 """The graph under construction: nodes, small constants, and packed tensors that stand outside the model file.
 
-Legend: B rows of a request; W width of a value [B, W]; V vectors of width D in a value [B, V, D].
+Legend: B rows of a request.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ Read = Callable[[str], Array]  # a tensor of the run's weights, by name
 
 # The lowest opset that has BitwiseXor, and the format of its day: what every runtime since early 2023 reads.
 OPSET, IR_VERSION = 18, 8
+MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 BATCH = "batch"
 TABLES = "tables.bin"
 ALIGNMENT = 4096  # a page: memory-mapping runtimes ask for it on some systems
@@ -32,14 +32,22 @@ class Columns:
     end: int
 
 
-Part = str | Columns | Array
+@dataclass(frozen=True)
+class Coded:
+    """A tensor of the run's weights, [rows, columns], each stretch of whose rows is kept as `encode` gives it."""
+
+    tensor: str
+    encode: Callable[[Array], Array]
+
+
+Part = str | Columns | Coded | Array
 
 
 @dataclass(frozen=True)
 class Packed:
     """A constant of `tables.bin`: its parts one after the other along the first axis.
 
-    parts: tensors of the run's weights, by name, or columns of them, or arrays of a few rows.
+    parts: tensors of the run's weights, by name, or columns of them, or their codes, or arrays of a few rows.
     offset: where it begins in the file; a multiple of `ALIGNMENT`.
     """
 
@@ -55,22 +63,20 @@ class Packed:
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
 
-@dataclass(frozen=True)
-class Value:
-    """A tensor and its shape without the batch: (W,) or (V, D).
+class Store:
+    """The constants of `tables.bin`, which all graphs of a bundle share: a name stands for one of them."""
 
-    parts: the values that it consists of, while no node has joined them (`Graph.whole` does): side by side for (W,), or
-        of shapes (V', D).
-    """
+    def __init__(self) -> None:
+        self.packed = dict[str, Packed]()
+        self._end = 0
 
-    tensor: str
-    shape: tuple[int, ...]
-    parts: tuple["Value", ...] = ()
-
-    @property
-    def width(self) -> int:
-        """W, or V * D."""
-        return math.prod(self.shape)
+    def add(self, name: str, dtype: str, width: tuple[int, ...], parts: Sequence[Part], rows: int) -> str:
+        """A constant [rows, *width]: `parts` one after the other; nothing where the name is known."""
+        if name not in self.packed:
+            offset = -(-self._end // ALIGNMENT) * ALIGNMENT
+            self.packed[name] = Packed(name, dtype, (rows, *width), tuple(parts), offset)
+            self._end = offset + self.packed[name].size
+        return name
 
 
 class Graph:
@@ -80,9 +86,10 @@ class Graph:
     before the first slash is theirs, so a feature or a layer of any name collides with nothing.
     """
 
-    def __init__(self) -> None:
-        self.nodes, self.constants, self.packed = list[onnx.NodeProto](), list[onnx.TensorProto](), list[Packed]()
-        self._known = dict[tuple[object, ...], str]()
+    def __init__(self, store: Store | None = None) -> None:
+        self.store = store or Store()
+        self.nodes, self.constants = list[onnx.NodeProto](), list[onnx.TensorProto]()
+        self._known, self._tables = dict[tuple[object, ...], str](), set[str]()
 
     def node(self, name: str, operator: str, *inputs: str, **attributes: Any) -> str:
         """Apply an operator of one output and return the output's name."""
@@ -96,7 +103,7 @@ class Graph:
         """A constant inside the model file."""
         key = ("constant", array.dtype.name, array.shape, array.tobytes())
         if key not in self._known:
-            self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+            self.constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
             self._known[key] = name
         return self._known[key]
 
@@ -106,10 +113,8 @@ class Graph:
 
     def table(self, name: str, dtype: str, width: tuple[int, ...], parts: Sequence[Part], rows: int) -> str:
         """A constant of `tables.bin`, [rows, *width]: `parts` one after the other."""
-        end = self.packed[-1].offset + self.packed[-1].size if self.packed else 0
-        offset = -(-end // ALIGNMENT) * ALIGNMENT
-        self.packed.append(Packed(name, dtype, (rows, *width), tuple(parts), offset))
-        return name
+        self._tables.add(name)
+        return self.store.add(name, dtype, width, parts, rows)
 
     def pick(self, name: str, tensor: str, positions: Sequence[int], width: int, axis: int = 1) -> str:
         """The named positions of an axis of `width`: the tensor itself, a slice of neighbours, or a gather."""
@@ -126,52 +131,32 @@ class Graph:
         """Consecutive parts of an axis; the tensor itself where there is one part."""
         if len(sizes) == 1:
             return [tensor]
-        parts = [f"{name}.{k}" for k in range(len(sizes))]
-        self.nodes.append(helper.make_node("Split", [tensor, self.integers(*sizes)], parts, name=name, axis=axis))
-        return parts
+        key = ("Split", tensor, tuple(sizes), axis)
+        if key not in self._known:
+            parts = [f"{name}.{k}" for k in range(len(sizes))]
+            self.nodes.append(helper.make_node("Split", [tensor, self.integers(*sizes)], parts, name=name, axis=axis))
+            self._known[key] = name
+        return [f"{self._known[key]}.{k}" for k in range(len(sizes))]
 
     def concat(self, name: str, tensors: Sequence[str], axis: int = 1) -> str:
         """Tensors side by side; the tensor itself where there is one."""
         return tensors[0] if len(tensors) == 1 else self.node(name, "Concat", *tensors, axis=axis)
 
-    def whole(self, value: Value) -> str:
-        """A value's tensor, of its shape; its parts are joined where it has any."""
-        if not value.parts:
-            return value.tensor
-        if len(value.shape) == 2:
-            return self.concat(value.tensor, [part.tensor for part in value.parts])
-        return self.side_by_side(value.tensor, value.parts)
-
-    def flat(self, value: Value) -> str:
-        """A value as [B, W]."""
-        tensor = self.whole(value)
-        return tensor if len(value.shape) == 1 else self.node(f"flat/{tensor}", "Flatten", tensor)
-
-    def side_by_side(self, name: str, values: Sequence[Value]) -> str:
-        """Values as one tensor, [B, sum of W]; parts of several dims are joined with the others, not before."""
-        pieces = [part for value in values for part in (value.parts if len(value.shape) == 1 else ()) or (value,)]
-        return self.concat(name, [self.flat(piece) for piece in pieces])
-
-    def cube(self, value: Value, dim: int) -> str:
-        """A value as [B, W / dim, dim]."""
-        tensor = self.whole(value)
-        if value.shape[-1] == dim and len(value.shape) == 2:
-            return tensor
-        vectors = self.integers(0, value.width // dim, dim)  # 0: the batch as it is
-        return self.node(f"cube.{dim}/{tensor}", "Reshape", tensor, vectors)
-
     def model(self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
         """The model: the same calls give the same bytes."""
-        constants = [*self.constants, *(_external(packed) for packed in self.packed)]
+        tables = [_external(packed) for name, packed in self.store.packed.items() if name in self._tables]
+        constants = [*self.constants, *tables]
         graph = helper.make_graph(self.nodes, "quorem", inputs, outputs, initializer=constants)
         opsets = [helper.make_opsetid("", OPSET)]
+        if any(node.domain == MICROSOFT for node in self.nodes):
+            opsets.append(helper.make_opsetid(MICROSOFT, 1))
         return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="quorem")
 
 
-def value_info(name: str, dtype: str, *width: int) -> onnx.ValueInfoProto:
-    """An input or output [B, *width]."""
+def value_info(name: str, dtype: str, *width: int, once: bool = False) -> onnx.ValueInfoProto:
+    """An input or output [B, *width], or [1, *width]."""
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    return helper.make_tensor_value_info(name, kind, [BATCH, *width])
+    return helper.make_tensor_value_info(name, kind, [1 if once else BATCH, *width])
 
 
 def _external(packed: Packed) -> onnx.TensorProto:

@@ -1,6 +1,7 @@
 """Layers in the graph: one function per layer kind, each from values and weights to a value.
 
-Legend: B rows; W width. Those of vectors stand in vectors.py.
+A function knows both forms of its kind: all rows alike, or the context's part once and the candidates' for every row.
+Legend: B rows; W width. Layers of vectors stand in vectors.py, cross layers in cross.py.
 """
 
 from collections import Counter
@@ -9,28 +10,53 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ..protos import manifest_pb2 as pb
-from .graph import Array, Graph, Read, Value
+from .affine import affine
+from .cross import cross, cross_matrix
+from .graph import Array, Graph, Read
+from .int8 import FLOAT_LAYERS, Calibrated
+from .values import Piece, Value, at, beside, flat, joined, mapped, piece, whole
 from .vectors import attend, bi_interaction, dot, fm, unify
 
 
-def build(graph: Graph, net: pb.Net, inputs: Mapping[str, Value], read: Read) -> Value:
-    """Add a net's layers; `read` gives a float32 weight by name. Returns the last layer's value, [B, 1].
+def build(
+    graph: Graph,
+    net: pb.Net,
+    inputs: Mapping[str, Value],
+    read: Read,
+    calibrated: Calibrated = FLOAT_LAYERS,
+) -> dict[str, Value]:
+    """Add a net's layers; returns all values by name, of which the last layer's is [B, 1].
 
-    A batch normalisation that alone reads a linear layer is folded into it.
+    A batch normalisation that alone reads a linear layer is folded into it, or that a linear layer alone reads.
+
+    Args:
+        graph: to add the nodes to.
+        net: the layers.
+        inputs: the net's inputs, by name.
+        read: gives a float32 weight by name.
+        calibrated: the layers in int8.
     """
-    values, norms = dict(inputs), _foldable(net)
-    folded = {norm.name for norm in norms.values()}
+    values, norms, later = dict(inputs), _foldable(net), _foldable_later(net, calibrated)
+    folded = {norm.name for norm in (*norms.values(), *later.values())}
     for layer in net.layers:
         sources, kind = [values[name] for name in layer.inputs], layer.WhichOneof("kind")
         if layer.name in folded:
             values[layer.name] = sources[0]
         elif kind == "linear":
-            values[layer.name] = _linear(graph, layer, sources[0], read, norms.get(layer.name))
+            known = calibrated.range_of(layer)
+            output = _steps_of_reader(net, layer, norms, calibrated) if known else None
+            weight, bias = _folded(layer, read, norms.get(layer.name), later.get(layer.name))
+            product = affine(graph, "layer", layer.name, sources[0], weight, bias, known, output)
+            values[layer.name] = Value((product,))
+        elif kind == "cross":
+            values[layer.name] = cross(graph, net, layer, sources[0], sources[1], read)
+        elif kind == "cross_matrix":
+            values[layer.name] = cross_matrix(graph, net, layer, sources[0], sources[1], read, calibrated)
         elif kind in _WEIGHTED:
-            values[layer.name] = _WEIGHTED[kind](graph, layer, sources, read)
+            values[layer.name] = _WEIGHTED[kind](graph, layer, sources[0], read)
         else:
             values[layer.name] = _KINDS[str(kind)](graph, layer, sources)
-    return values[net.layers[-1].name]
+    return values
 
 
 def _foldable(net: pb.Net) -> dict[str, pb.Layer]:
@@ -38,6 +64,43 @@ def _foldable(net: pb.Net) -> dict[str, pb.Layer]:
     readers = Counter(name for layer in net.layers for name in layer.inputs)
     linear = {layer.name for layer in net.layers if layer.HasField("linear") and readers[layer.name] == 1}
     return {layer.inputs[0]: layer for layer in net.layers if layer.HasField("batchnorm") and layer.inputs[0] in linear}
+
+
+def _foldable_later(net: pb.Net, calibrated: Calibrated) -> dict[str, pb.Layer]:
+    """Linear layer -> a batch normalisation that it alone reads, and that no linear layer before it has taken.
+
+    Not one in int8, whose inputs are better normalised.
+    """
+    before, readers = _foldable(net).values(), Counter(name for layer in net.layers for name in layer.inputs)
+    found, open_norms = dict[str, pb.Layer](), dict[str, pb.Layer]()
+    for layer in net.layers:
+        if layer.HasField("batchnorm") and layer not in before and readers[layer.name] == 1:
+            open_norms[layer.name] = layer
+        elif layer.inputs[0] in open_norms and layer.HasField("dropout") and readers[layer.name] == 1:
+            open_norms[layer.name] = open_norms[layer.inputs[0]]
+        elif layer.inputs[0] in open_norms and layer.HasField("linear") and layer.name not in calibrated.layers:
+            found[layer.name] = open_norms[layer.inputs[0]]
+    return found
+
+
+def _steps_of_reader(
+    net: pb.Net, layer: pb.Layer, norms: Mapping[str, pb.Layer], calibrated: Calibrated
+) -> float | None:
+    """The steps in which the next linear layer reads this one's positive part, if it alone reads it, in int8."""
+    name, positive = layer.name, False
+    while True:
+        readers = [each for each in net.layers if name in each.inputs]
+        if len(readers) != 1:
+            return None
+        (reader,) = readers
+        if reader.HasField("linear"):
+            known = calibrated.range_of(reader)
+            return float(known.scale(np.arange(reader.linear.inputs))[0]) if known and positive else None
+        if reader.HasField("activation") and reader.activation.function == pb.RELU and not positive:
+            positive = True
+        elif not reader.HasField("dropout") and reader not in norms.values():
+            return None
+        name = reader.name
 
 
 def _factor_and_shift(norm: pb.Layer, read: Read) -> tuple[Array, Array]:
@@ -49,74 +112,85 @@ def _factor_and_shift(norm: pb.Layer, read: Read) -> tuple[Array, Array]:
     return factor, bias - mean * factor
 
 
-def _linear(graph: Graph, layer: pb.Layer, source: Value, read: Read, norm: pb.Layer | None) -> Value:
-    weight, bias = read(f"{layer.name}.weight"), read(f"{layer.name}.bias")
-    if norm is not None:
-        factor, shift = _factor_and_shift(norm, read)
-        weight = (weight * factor[:, None]).astype(np.float32)
-        bias = (bias * factor + shift).astype(np.float32)
-    constants = graph.constant(f"weight/{layer.name}", weight), graph.constant(f"bias/{layer.name}", bias)
-    output = graph.node(f"layer/{layer.name}", "Gemm", graph.flat(source), *constants, transB=1)
-    return Value(output, (layer.linear.outputs,))
+def _folded(layer: pb.Layer, read: Read, after: pb.Layer | None, before: pb.Layer | None) -> tuple[Array, Array]:
+    """A linear layer's weight [O, W] and bias [O], batch normalisations after and before it included; float64."""
+    weight, bias = (read(f"{layer.name}.{role}").astype(np.float64) for role in ("weight", "bias"))
+    if before is not None:
+        factor, shift = _factor_and_shift(before, read)
+        weight, bias = weight * factor, bias + weight @ shift
+    if after is not None:
+        factor, shift = _factor_and_shift(after, read)
+        weight, bias = weight * factor[:, None], bias * factor + shift
+    return weight, bias
 
 
-def _batchnorm(graph: Graph, layer: pb.Layer, sources: Sequence[Value], read: Read) -> Value:
+def _batchnorm(graph: Graph, layer: pb.Layer, source: Value, read: Read) -> Value:
     factor, shift = (each.astype(np.float32) for each in _factor_and_shift(layer, read))
-    scaled = graph.node(
-        f"scaled/{layer.name}", "Mul", graph.flat(sources[0]), graph.constant(f"factor/{layer.name}", factor)
-    )
-    output = graph.node(f"layer/{layer.name}", "Add", scaled, graph.constant(f"shift/{layer.name}", shift))
-    return Value(output, (layer.batchnorm.width,))
+
+    def normalised(each: Piece) -> str:
+        where = f"{at(each.once)}layer/{layer.name}"
+        by = graph.constant(f"factor.{where}", factor[each.columns])
+        scaled = graph.node(f"scaled.{where}", "Mul", flat(graph, each), by)
+        return graph.node(where, "Add", scaled, graph.constant(f"shift.{where}", shift[each.columns]))
+
+    return mapped(_two_pieces(graph, layer, source), normalised)
 
 
-def _cross(graph: Graph, layer: pb.Layer, sources: Sequence[Value], read: Read) -> Value:
-    """x0 (x . w) + b + x, Wang et al., ADKDD'17."""
-    name, (first, x) = layer.name, (graph.flat(source) for source in sources)
-    weight = graph.constant(f"weight/{name}", read(f"{name}.weight")[:, None])
-    bias = graph.constant(f"bias/{name}", read(f"{name}.bias"))
-    crossed = graph.node(f"crossed/{name}", "Mul", first, graph.node(f"factor/{name}", "MatMul", x, weight))
-    return Value(graph.node(f"layer/{name}", "Sum", crossed, bias, x), (layer.cross.width,))
+def _bias(graph: Graph, layer: pb.Layer, source: Value, read: Read) -> Value:
+    bias = read(f"{layer.name}.bias")
+
+    def added(each: Piece) -> str:
+        where = f"{at(each.once)}layer/{layer.name}"
+        return graph.node(where, "Add", flat(graph, each), graph.constant(f"bias.{where}", bias[each.columns]))
+
+    return mapped(_two_pieces(graph, layer, source), added)
 
 
-def _cross_matrix(graph: Graph, layer: pb.Layer, sources: Sequence[Value], read: Read) -> Value:
-    """x0 * (W x + b) + x, Wang et al., WWW'21; of a low rank, W x = U (V^T x), never the product of the two."""
-    name, (first, x) = layer.name, (graph.flat(source) for source in sources)
-    source, matrix = x, "weight"
-    if layer.cross_matrix.rank:
-        source = graph.node(f"low/{name}", "MatMul", x, graph.constant(f"v/{name}", read(f"{name}.v")))
-        matrix = "u"
-    constants = (graph.constant(f"{role}/{name}", read(f"{name}.{role}")) for role in (matrix, "bias"))
-    factor = graph.node(f"factor/{name}", "Gemm", source, *constants, transB=1)
-    crossed = graph.node(f"crossed/{name}", "Mul", first, factor)
-    return Value(graph.node(f"layer/{name}", "Add", crossed, x), (layer.cross_matrix.width,))
-
-
-def _bias(graph: Graph, layer: pb.Layer, sources: Sequence[Value], read: Read) -> Value:
-    bias = graph.constant(f"bias/{layer.name}", read(f"{layer.name}.bias"))
-    return Value(graph.node(f"layer/{layer.name}", "Add", graph.flat(sources[0]), bias), (layer.bias.width,))
-
-
-def _concat(graph: Graph, layer: pb.Layer, sources: Sequence[Value]) -> Value:
-    return Value(graph.side_by_side(f"layer/{layer.name}", sources), (sum(source.width for source in sources),))
+def _concat(_graph: Graph, _layer: pb.Layer, sources: Sequence[Value]) -> Value:
+    return beside(sources)
 
 
 def _sum(graph: Graph, layer: pb.Layer, sources: Sequence[Value]) -> Value:
     if len(sources) == 1:
         return sources[0]
-    flats = [graph.flat(source) for source in sources]
-    return Value(graph.node(f"layer/{layer.name}", "Sum", *flats), (sources[0].width,))
+    tensors = [whole(graph, f"{layer.name}/{k}", source) for k, source in enumerate(sources)]
+    once = all(source.once for source in sources)
+    return Value((piece(graph.node(f"{at(once)}layer/{layer.name}", "Sum", *tensors), sources[0].width, once=once),))
 
 
 def _row_sum(graph: Graph, layer: pb.Layer, sources: Sequence[Value]) -> Value:
-    source, name = sources[0], f"layer/{layer.name}"
-    if len(source.shape) == 2 and source.shape[1] == 1:  # [B, V, 1], as first-order weights come: no need to flatten
-        return Value(graph.node(name, "ReduceSum", graph.whole(source), graph.integers(1), keepdims=0), (1,))
-    return Value(graph.node(name, "ReduceSum", graph.flat(source), graph.integers(1), keepdims=1), (1,))
+    return Value((total(graph, layer.name, sources[0]),))
+
+
+def total(graph: Graph, name: str, value: Value) -> Piece:
+    """The sum of each row's numbers, [B, 1]."""
+    found = list[str]()
+    for once in (True, False):
+        pieces, where = value.side(once=once), f"{at(once)}row_sum/{name}"
+        if pieces and all(each.shape[1:] == (1,) for each in pieces):  # [rows, V, 1], as first-order weights come
+            cube = graph.concat(f"{where}/weights", [each.tensor for each in pieces])
+            found.append(graph.node(where, "ReduceSum", cube, graph.integers(1), keepdims=0))
+        elif one := joined(graph, f"row_sum/{name}", value, once=once):
+            found.append(graph.node(where, "ReduceSum", flat(graph, one), graph.integers(1), keepdims=1))
+    tensor = found[0] if len(found) == 1 else graph.node(f"layer/{name}", "Add", *found)
+    return piece(tensor, 1, once=value.once)
 
 
 def _activation(graph: Graph, layer: pb.Layer, sources: Sequence[Value]) -> Value:
     operator = "Relu" if layer.activation.function == pb.RELU else "Sigmoid"
-    return Value(graph.node(f"layer/{layer.name}", operator, graph.flat(sources[0])), (sources[0].width,))
+
+    def activated(each: Piece) -> str:
+        return graph.node(f"{at(each.once)}layer/{layer.name}", operator, flat(graph, each))
+
+    if all(each.code is not None for each in sources[0].pieces):  # the positive part already
+        return sources[0]
+    return mapped(_two_pieces(graph, layer, sources[0]), activated)
+
+
+def _two_pieces(graph: Graph, layer: pb.Layer, value: Value) -> Value:
+    """A value in at most a piece a side, so that what is done to every number is one node each."""
+    found = [joined(graph, f"layer/{layer.name}", value, once=once) for once in (True, False)]
+    return Value(tuple(each for each in found if each))
 
 
 def _dropout(_graph: Graph, _layer: pb.Layer, sources: Sequence[Value]) -> Value:
@@ -133,11 +207,9 @@ _KINDS: dict[str, Callable[[Graph, pb.Layer, Sequence[Value]], Value]] = {
     "bi_interaction": bi_interaction,
     "dot": dot,
 }
-_WEIGHTED: dict[str, Callable[[Graph, pb.Layer, Sequence[Value], Read], Value]] = {
+_WEIGHTED: dict[str, Callable[[Graph, pb.Layer, Value, Read], Value]] = {
     "batchnorm": _batchnorm,
     "bias": _bias,
-    "cross": _cross,
-    "cross_matrix": _cross_matrix,
     "unify": unify,
     "attention": attend,
 }

@@ -14,54 +14,79 @@ from ..protos import manifest_pb2 as pb
 from ..protos import packing
 from ..protos.plan import SIDE_BY_SIDE
 from .bags import pool
-from .graph import Columns, Graph, Part, Value
+from .codes import Codes
+from .graph import Columns, Graph, Part
 from .ids import Ids
-from .rows import Classes, Partition, local_rows, packed_rows, partitions
+from .rows import Classes, Looked, Partition, rows_of_groups
+from .side import CONTEXT, Side
+from .values import Piece
 
 
 def look_up(
-    graph: Graph, name: str, schema: pb.Schema, fields: Sequence[pb.Field], ids: Ids, classes: Classes
-) -> Value:
-    """The composed vectors of a plan's fields: [B, fields, D], or [B, sum of D] where dims differ.
+    graph: Graph, name: str, side: Side, fields: Sequence[pb.Field], ids: Ids, classes: Classes, codes: Codes
+) -> list[Piece]:
+    """The composed vectors of a side's fields, a piece [rows, fields, D] for each group, of a value of all fields.
 
-    `name` is the prefix of the tables' names in the weights: "embedding" or "first_order".
+    `name` is the prefix of the tables' names in the weights: "embedding" or "first_order"; `codes` tells how the packed
+    tables are kept.
     """
-    features = {feature.name: feature for feature in schema.features}
-    groups = packing.groups(fields)
-    members = [[fields[position] for position in group.fields] for group in groups]
-    columns = [[ids.columns[field.feature] for field in each] for each in members]
-    order = [first + k for each in columns for first, count in each for k in range(count)]
-    ordered = graph.pick(f"{name}/ids", ids.tensor, order, ids.width)
-    split = graph.split(f"{name}/groups", ordered, [sum(count for _, count in each) for each in columns])
-    found = list[Value]()
-    for g, (group, each) in enumerate(zip(groups, members, strict=True)):
-        counts, label = [count for _, count in columns[g]], f"{name}.{g}"
-        parts = partitions(each, counts, classes)
-        sizes = [field.cardinality for field, count in zip(each, counts, strict=True) for _ in range(count)]
-        rows = packed_rows(graph, label, local_rows(graph, label, split[g], parts, sizes), parts)
-        compose = _walk if group.combine == pb.PATH else _join
-        vectors = compose(graph, label, name, each[0], parts, rows)
-        vectors = pool(graph, label, vectors, [features[field.feature] for field in each], schema)
-        found.append(Value(vectors, (len(each), group.dim)))
-    if len(found) == 1:
-        return found[0]
-    one_dim = len({value.shape[1] for value in found}) == 1
-    shape = (len(fields), found[0].shape[1]) if one_dim else (sum(field.dim for field in fields),)
-    return Value(f"{name}/vectors", shape, tuple(found))
+    features, starts = {feature.name: feature for feature in side.schema.features}, _starts(fields)
+    wanted = list[Looked]()
+    for g, group in enumerate(packing.groups(fields)):
+        members = [fields[position] for position in group.fields]
+        spans = [ids.columns.get(field.feature, (0, 0)) for field in members]
+        if any(count for _, count in spans):
+            wanted.append(Looked(f"{side.prefix}{name}.{g}", members, spans, classes))
+    found = list[Piece]()
+    for group, rows in rows_of_groups(graph, f"{side.prefix}{name}", ids.tensor, ids.width, wanted, ids.dtype):
+        if group.members[0].combine == pb.PATH:
+            vectors = _walk(graph, group.label, name, group.members[0], group.parts, rows)
+        else:
+            owners = [field.feature for field in group.columns]
+            vectors = _join(graph, group.label, name, group.members[0], group.parts, rows, codes, owners)
+        present, dim = list(dict.fromkeys(field.feature for field in group.columns)), group.members[0].dim
+        vectors = pool(graph, group.label, vectors, [features[feature] for feature in present], side)
+        positions = np.concatenate([starts[feature] + np.arange(dim) for feature in present])
+        found.append(Piece(vectors, (len(present), dim), positions, side.once))
+    return found
+
+
+def in_order(fields: Sequence[pb.Field]) -> list[pb.Field]:
+    """Fields in the order in which they are looked up, if all are and all groups have as many partitions."""
+    found = list[pb.Field]()
+    for group in packing.groups(fields):
+        found.extend(sorted((fields[k] for k in group.fields), key=lambda field: -field.tables[0].rows))
+    return found
+
+
+def _starts(fields: Sequence[pb.Field]) -> dict[str, int]:
+    """Where each field's vector begins in the value of all fields."""
+    ends = np.cumsum([0, *(field.dim for field in fields)]).tolist()
+    return {field.feature: start for field, start in zip(fields, ends, strict=False)}
 
 
 def _join(
-    graph: Graph, label: str, prefix: str, head: pb.Field, parts: Sequence[Partition], rows: Sequence[str]
+    graph: Graph,
+    label: str,
+    prefix: str,
+    head: pb.Field,
+    parts: Sequence[Partition],
+    rows: Sequence[str],
+    codes: Codes,
+    columns: Sequence[str],
 ) -> str:
-    """Vectors multiplied, added or side by side, as in the group's first field: rows [B, C] -> float32 [B, C, D]."""
+    """Vectors multiplied, added or side by side, as in the group's first field: rows [B, C] -> float32 [B, C, D].
+
+    `codes` tells how the packed tables are kept, `columns` the feature of each column.
+    """
     vectors = list[str]()
     for j, part in enumerate(parts):
-        dim = head.tables[j].dim
-        tables: list[Part] = [f"{prefix}.{feature}.{j}" for feature, _ in part.tables]
+        dim, kept = head.tables[j].dim, codes.of(table_of(label), j)
+        tables = [kept.part(feature, f"{prefix}.{feature}.{j}") for feature, _ in part.tables]
         if part.neutral:  # ones change no product, zeros no sum
-            tables.append(np.full((1, dim), head.combine == pb.MULT, np.float32))
-        table = graph.table(f"{label}/table.{j}", "float32", (dim,), tables, _height(part))
-        vectors.append(graph.node(f"{label}/vectors.{j}", "Gather", table, rows[j]))
+            tables.append(kept.neutral(dim, ones=head.combine == pb.MULT))
+        table = graph.table(f"{table_of(label)}/table.{j}", kept.dtype, (kept.width(dim),), tables, _height(part))
+        vectors.append(kept.gather(graph, f"{label}/vectors.{j}", table, rows[j], dim, columns))
     if head.combine in SIDE_BY_SIDE:
         return graph.concat(f"{label}/composed", vectors, axis=2)
     composed = vectors[0]
@@ -82,7 +107,7 @@ def _walk(
     def gathered(name: str, j: int, start: int, *shape: int) -> str:
         end = start + math.prod(shape)
         columns: list[Part] = [Columns(f"{prefix}.{feature}.{j}", start, end) for feature, _ in parts[j].tables]
-        table = graph.table(f"{label}/{name}.table", "float32", shape, columns, _height(parts[j]))
+        table = graph.table(f"{table_of(label)}/{name}.table", "float32", shape, columns, _height(parts[j]))
         return graph.node(f"{label}/{name}", "Gather", table, rows[j])
 
     dim, hidden = head.dim, head.hidden
@@ -100,6 +125,11 @@ def _walk(
             product = graph.node(f"{label}/{name}/product", "MatMul" if inputs > 1 else "Mul", matrix, vector)
             vector = graph.node(f"{label}/{name}/value", "Add", product, bias)
     return graph.node(f"{label}/composed", "Squeeze", vector, graph.integers(3))
+
+
+def table_of(label: str) -> str:
+    """The name that a group's packed tables begin with, whichever side looks them up."""
+    return label.removeprefix(CONTEXT)
 
 
 def _height(part: Partition) -> int:

@@ -2,25 +2,28 @@
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-
-import onnx
+from typing import Any
 
 from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
 from ..protos.errors import ArtifactError
-from .bundle import MODEL, prove_bundle, prove_run, publish
+from . import precision
+from .bundle import prove_bundle, prove_run, publish
 from .parity import Parity
+from .tune import tune
 
 
 def main(args: argparse.Namespace) -> int:
-    """Export a run; with --check, prove a run or a bundle and publish nothing. Returns the exit status.
+    """Export a run; prove one, or a bundle, with --check; measure a bundle with --tune. Returns the exit status.
 
     Raises:
         QuoremError: the command tells it and exits with 2.
     """
     try:
-        facts = _check(args.run_directory) if args.check else _export(args.run_directory, args.to, args.version)
+        facts = _check(args) if args.check else _export(args) if args.to else _tune(args.run_directory)
     except OSError as error:
         raise ArtifactError(
             "export reads the run and writes the model repository",
@@ -32,38 +35,87 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _export(run: Path, to: Path, version: int | None) -> dict[str, object]:
-    bundle, parity = publish(run, to, version)
-    nodes = onnx.load(str(bundle / MODEL), load_external_data=False).graph.node
+def _export(args: argparse.Namespace) -> dict[str, object]:
+    asked = precision.parse(args.precision)
+    bundle, parity = publish(args.run_directory, args.to, args.version, asked, args.max_auc_loss, tuned=args.tune)
     facts = _facts(manifests.read(bundle, verify_digests=False), parity)
-    return {"path": str(bundle), "version": int(bundle.name), "nodes": len(nodes), **facts}
+    return {"path": str(bundle), "version": int(bundle.name), **facts}
 
 
-def _check(directory: Path) -> dict[str, object]:
+def _check(args: argparse.Namespace) -> dict[str, object]:
+    directory = args.run_directory
     is_bundle = manifests.read(directory, verify_digests=False).HasField("export")
-    manifest, parity = prove_bundle(directory) if is_bundle else prove_run(directory)
+    if is_bundle:
+        manifest, parity = prove_bundle(directory)
+    else:
+        manifest, parity = prove_run(directory, precision.parse(args.precision), args.max_auc_loss)
     facts = _facts(manifest, parity) | {"rows": parity.rows}
     return {"path": str(directory), "checked": "bundle" if is_bundle else "run", **facts}
 
 
+def _tune(directory: Path) -> dict[str, object]:
+    if not manifests.read(directory, verify_digests=False).HasField("export"):
+        raise ArtifactError(
+            "--tune without --to measures a published version",
+            found="a run directory",
+            where=str(directory),
+            remedy="Name a version, as in models/ctr/7, or publish the run with --to and --tune",
+        )
+    return {"path": str(directory), "tuned": asdict(tune(directory))}
+
+
 def _facts(manifest: pb.Manifest, parity: Parity) -> dict[str, object]:
+    export = manifest.export
     return {
         "files": {file.name: file.bytes for file in manifest.files},
-        "table_bytes": manifest.export.table_bytes,
-        "parity_bound": manifest.export.parity_bound,
+        "table_bytes": export.table_bytes,
+        "parts": {part.name: part.bytes for part in export.parts},
+        "precision": precision.told(export.precision),
+        "nodes": {graph.file: sum(stage.nodes for stage in graph.stages) for graph in export.graphs},
+        "no_rank": export.no_rank,
+        "candidates": [
+            {
+                "precision": precision.told(each.precision),
+                "bytes": each.bytes,
+                "auc": each.auc,
+                "logloss": each.logloss,
+                "rmse": each.rmse,
+            }
+            for each in export.candidates
+        ],
+        "parity_bound": export.parity_bound,
         "parity_found": parity.found,
     }
 
 
-def _table(facts: dict[str, object]) -> str:
-    files = facts["files"]
-    assert isinstance(files, dict)
-    rows = [(name, f"{count:,} bytes") for name, count in files.items()]
-    if "nodes" in facts:
-        rows.append(("nodes", f"{facts['nodes']}"))
-    rows.append(("parity", f"{facts['parity_found']:.1e} of {facts['parity_bound']:.0e} * max(1, |logit|)"))
+def _table(facts: dict[str, Any]) -> str:
+    if "tuned" in facts:
+        tuned = facts["tuned"]
+        least = tuned["rank_from"]
+        rows = [
+            ("rank.onnx", f"from {least} candidates on" if least else "never"),
+            ("batches", ", ".join(map(str, tuned["preferred_batch_sizes"]))),
+            ("machine", tuned["machine"]),
+        ]
+        return _told(f"tuned {facts['path']}", rows)
+    rows = [(name, f"{count:,} bytes") for name, count in facts["files"].items()]
+    rows += [(f"{name} nodes", f"{count}") for name, count in facts["nodes"].items()]
+    if facts["no_rank"]:
+        rows.append(("no rank.onnx", facts["no_rank"]))
+    rows.append(("precision", facts["precision"]))
+    for each in facts["candidates"]:
+        told = (
+            f"{each['bytes']:>14,} bytes  AUC {each['auc']:.6f}  logloss {each['logloss']:.6f}  rmse {each['rmse']:.1e}"
+        )
+        rows.append((f"  {each['precision']}", told))
+    rows.append(("parity", f"{facts['parity_found']:.1e} of {facts['parity_bound']:.1e} * max(1, |logit|)"))
     if "rows" in facts:
         rows.append(("rows compared", f"{facts['rows']:,}"))
-    told = f"checked the {facts['checked']}" if "checked" in facts else "published"
+    return _told(
+        f"checked the {facts['checked']} {facts['path']}" if "checked" in facts else f"published {facts['path']}", rows
+    )
+
+
+def _told(title: str, rows: Sequence[tuple[str, str]]) -> str:
     width = max(len(name) for name, _ in rows)
-    return "\n".join([f"{told} {facts['path']}", *(f"  {name:<{width}}  {text}" for name, text in rows)])
+    return "\n".join([title, *(f"  {name:<{width}}  {text}" for name, text in rows)])

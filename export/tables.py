@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .graph import Array, Columns, Packed, Part
+from .graph import Array, Coded, Columns, Packed, Part
 from .tensors import Tensors
 
 
@@ -27,4 +27,6 @@ def write(path: Path, packed: Sequence[Packed], weights: Tensors) -> None:
 def _stretches(part: Part, weights: Tensors) -> Iterable[Array]:
     if isinstance(part, Columns):
         return (stretch[:, part.start : part.end] for stretch in weights.stretches(part.tensor))
+    if isinstance(part, Coded):
+        return (part.encode(stretch) for stretch in weights.stretches(part.tensor))
     return weights.stretches(part) if isinstance(part, str) else (part,)

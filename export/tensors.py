@@ -1,10 +1,13 @@
 """Tensors of a run directory, read from a memory-mapped safetensors file: whole, or a stretch of rows at a time."""
 
 import contextlib
+import json
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import safetensors
 from safetensors import safe_open
 
@@ -30,6 +33,27 @@ class Tensors:
     def read(self, name: str) -> Array:
         """A whole tensor."""
         return self._file.get_tensor(name)
+
+    def rows(self, name: str, indices: npt.NDArray[np.int64]) -> Array:
+        """The rows of a tensor with these numbers, each below the tensor's: no other page of the file is read."""
+        dtype, shape = self.shapes[name]
+        start, end = self._places[name]
+        return self._bytes[start:end].view(dtype).reshape(shape)[indices]
+
+    @cached_property
+    def _bytes(self) -> npt.NDArray[np.uint8]:
+        return np.asarray(np.memmap(self.path, np.uint8, "r"))
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Where each tensor stands in the file: 8 bytes of a length, a header of that length, and the tensors."""
+        begin = 8 + int.from_bytes(self._bytes[:8].tobytes(), "little")
+        header = json.loads(self._bytes[8:begin].tobytes())
+        return {
+            name: (begin + facts["data_offsets"][0], begin + facts["data_offsets"][1])
+            for name, facts in header.items()
+            if name != "__metadata__"
+        }
 
     def stretches(self, name: str) -> Iterator[Array]:
         """A tensor's rows in order, about `STRETCH_BYTES` at a time."""

@@ -7,6 +7,7 @@ It bears no model name, so that the directory may be renamed.
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..protos import manifest_pb2 as pb
@@ -20,8 +21,8 @@ PREFERRED_BATCH_ROWS = (32, 128)
 FINGERPRINT = re.compile(r'key\s*:\s*"schema_fingerprint"\s*value\s*:?\s*{\s*string_value\s*:\s*"([^"]*)"')
 
 
-def text(schema: pb.Schema) -> str:
-    """The configuration of a model of this schema.
+def text(schema: pb.Schema, batches: Sequence[int] = PREFERRED_BATCH_ROWS) -> str:
+    """The configuration of a model of this schema, which batches requests up to `batches` rows.
 
     Its parameters hold the schema's fingerprint and, as JSON, where each feature stands: {"ids": {feature: [first slot,
     slots]}, "dense": {feature: column}}.
@@ -37,7 +38,7 @@ def text(schema: pb.Schema) -> str:
         # The graph's outputs are [B]; Triton has no outputs without a dimension beside the batch.
         lines += ["output {", f'  name: "{name}"', "  data_type: TYPE_FP32", "  dims: [ 1 ]"]
         lines += ["  reshape { shape: [ ] }", "}"]
-    preferred = ", ".join(map(str, PREFERRED_BATCH_ROWS))
+    preferred = ", ".join(map(str, batches))
     lines += ["dynamic_batching {", f"  preferred_batch_size: [ {preferred} ]", "}"]
     for key, value in (("schema_fingerprint", fingerprint(schema)), ("slots", json.dumps(slots))):
         lines += ["parameters {", f'  key: "{key}"', f"  value {{ string_value: {json.dumps(value)} }}", "}"]
@@ -63,14 +64,14 @@ def check(model: Path, schema: pb.Schema) -> None:
         )
 
 
-def write(model: Path, schema: pb.Schema) -> None:
+def write(model: Path, schema: pb.Schema, batches: Sequence[int] = PREFERRED_BATCH_ROWS) -> None:
     """Write the configuration if there is none: one that stands may have been tuned by hand.
 
     Raises:
         WrongSchema: another export has just written one of another schema.
     """
     temporary = model / f".{NAME}.{os.getpid()}"
-    write_atomically(temporary, text(schema).encode())
+    write_atomically(temporary, text(schema, batches).encode())
     try:
         os.link(temporary, model / NAME)  # unlike a rename, it fails where the file is there
     except FileExistsError:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import manifest, nets, plan, plan_directory, schema
+from . import inspect_graphs, manifest, nets, plan, plan_directory, schema
 from . import manifest_pb2 as pb
 from .errors import MissingFile
 from .inspect_field import Facts, field_facts, told_tables
@@ -72,8 +72,8 @@ def describe(path: Path) -> Facts:
             "ids": sum(field.cardinality for field in tables.values()),
             "collisions": sum(field.collisions for field in tables.values()),
         },
-        "training": _message(found.training) if found.HasField("training") else None,
-        "export": _message(found.export) if found.HasField("export") else None,
+        "training": _training(found.training) if found.HasField("training") else None,
+        "export": inspect_graphs.export_facts(found) if found.HasField("export") else None,
         "files": [{"name": file.name, "bytes": file.bytes, "sha256": file.sha256} for file in found.files],
         "verified": True,
     }
@@ -102,15 +102,13 @@ def _bag(bag: pb.Bag) -> Facts:
     return {"max_length": bag.max_length, "pooling": pb.Pooling.Name(bag.pooling).lower()}
 
 
-def _message(message: pb.Training | pb.Export | pb.ClassArray) -> Facts:
+def _training(training: pb.Training) -> Facts:
     """The message's fields by name."""
     facts = Facts()
-    for name in (descriptor.name for descriptor in message.DESCRIPTOR.fields):
-        value = getattr(message, name)
+    for name in (descriptor.name for descriptor in training.DESCRIPTOR.fields):
+        value = getattr(training, name)
         if isinstance(value, Mapping):
             facts[name] = {key: number(value[key]) for key in sorted(value)}
-        elif name == "class_arrays":
-            facts[name] = [_message(each) for each in value]
         else:
             facts[name] = number(value)
     return facts
@@ -130,9 +128,10 @@ def show(facts: Facts, console: Console) -> None:
         "feature scheme tables joined >hidden >dim >collide >bytes >full >smaller",
         [_tables_row(feature["name"], feature["embedding"]) for feature in facts["features"] if feature["embedding"]],
     )
+    state = ", as trained" if facts["export"] and facts["export"]["codes"] else ""
     say(
         console,
-        f"embedding tables: {told_bytes(sizes['bytes'])} for {told_bytes(sizes['full_bytes'])} of full ones, "
+        f"embedding tables{state}: {told_bytes(sizes['bytes'])} for {told_bytes(sizes['full_bytes'])} of full ones, "
         f"{sizes['compression']:.1f}x smaller; first-order tables: {told_bytes(sizes['first_order_bytes'])}",
     )
     say(console, f"{sizes['collisions']:,} of {sizes['ids']:,} ids collide: they share every row with another id")
@@ -151,9 +150,14 @@ def show(facts: Facts, console: Console) -> None:
         ],
     )
     say(console, f"parameters: {', '.join(f'{name} {each:,}' for name, each in parameters.items())}")
-    for kind in ("training", "export"):
-        if facts[kind] is not None:
-            print_table(console, f"{kind} value", _pairs(facts[kind]))
+    if facts["training"] is not None:
+        print_table(console, "training value", _pairs(facts["training"]))
+    if (export := facts["export"]) is not None:
+        print_table(console, "export value", _pairs({name: export[name] for name in inspect_graphs.PLAIN}))
+        if export["class_arrays"]:
+            rows = [[each["feature"], str(each["table"]), f"{each['offset']:,}"] for each in export["class_arrays"]]
+            print_table(console, "classes >table >offset", rows)
+        inspect_graphs.show_export(export, console)
     files = [[file["name"], told_bytes(file["bytes"]), file["sha256"]] for file in facts["files"]]
     print_table(console, "file >size sha256", files)
 
@@ -185,8 +189,6 @@ def _pairs(facts: Facts) -> list[list[str]]:
     for name, value in facts.items():
         if isinstance(value, dict):
             rows += [[f"{name}.{key}", f"{each:.6g}" if each is not None else "nan"] for key, each in value.items()]
-        elif isinstance(value, list):
-            rows += [[f"classes of {each['feature']}, table {each['table']}", f"{each['offset']:,}"] for each in value]
         else:
             rows.append([name, f"{value:,}" if isinstance(value, int) else str(value)])
     return rows

@@ -213,17 +213,21 @@ def _short(error: Exception) -> str:
 
 
 def check(manifest: pb.Manifest, where: str) -> None:
-    """Check that schema, plan and net fit together.
+    """Check that schema, plan and net fit together, and that no file is listed twice.
 
     Raises:
         Malformed, PlanError, NotComplementary, NetError.
     """
+    if len({file.name for file in manifest.files}) < len(manifest.files):  # each entry costs a digest
+        raise Malformed("a manifest lists a file once", found="a name twice", where=f"{where}, files", remedy=AGAIN)
     schema.check(manifest.schema, where)
     check_plan(manifest.plan, manifest.schema, f"{where}, plan")
     try:
         nets.widths(manifest.net, nets.input_widths(manifest.plan, len(schema.dense_features(manifest.schema))))
     except NetError as error:
-        raise NetError(error.rule, found=error.found, where=f"{where}, {error.where}", remedy=error.remedy) from None
+        raise NetError(
+            error.rule, found=error.found, where=f"{where}, {error.where}", remedy=error.remedy or AGAIN
+        ) from None
 
 
 def check_plan(made: pb.Plan, features: pb.Schema, where: str) -> None:

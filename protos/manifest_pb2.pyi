@@ -64,6 +64,20 @@ class Function(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FUNCTION_UNSPECIFIED: _ClassVar[Function]
     RELU: _ClassVar[Function]
     SIGMOID: _ClassVar[Function]
+
+class Number(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NUMBER_UNSPECIFIED: _ClassVar[Number]
+    FP32: _ClassVar[Number]
+    FP16: _ClassVar[Number]
+    INT8: _ClassVar[Number]
+
+class Code(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    CODE_UNSPECIFIED: _ClassVar[Code]
+    HALF: _ClassVar[Code]
+    FIELD_SCALE: _ClassVar[Code]
+    ROW_SCALE: _ClassVar[Code]
 SIDE_UNSPECIFIED: Side
 CONTEXT: Side
 CANDIDATE: Side
@@ -98,6 +112,14 @@ FEATURE: Combine
 FUNCTION_UNSPECIFIED: Function
 RELU: Function
 SIGMOID: Function
+NUMBER_UNSPECIFIED: Number
+FP32: Number
+FP16: Number
+INT8: Number
+CODE_UNSPECIFIED: Code
+HALF: Code
+FIELD_SCALE: Code
+ROW_SCALE: Code
 
 class Manifest(_message.Message):
     __slots__ = ("format_version", "schema", "plan", "net", "training", "export", "files")
@@ -492,20 +514,92 @@ class Training(_message.Message):
     def __init__(self, source: _Optional[str] = ..., seed: _Optional[int] = ..., device: _Optional[str] = ..., best_epoch: _Optional[int] = ..., train_rows: _Optional[int] = ..., valid_rows: _Optional[int] = ..., test_rows: _Optional[int] = ..., valid_metrics: _Optional[_Mapping[str, float]] = ..., test_metrics: _Optional[_Mapping[str, float]] = ..., negative_rate: _Optional[float] = ..., label: _Optional[str] = ...) -> None: ...
 
 class Export(_message.Message):
-    __slots__ = ("run_sha256", "parity_bound", "table_bytes", "slots", "dense", "class_arrays")
+    __slots__ = ("run_sha256", "parity_bound", "table_bytes", "slots", "dense", "class_arrays", "precision", "codes", "int8_layers", "graphs", "no_rank", "parts", "candidates")
     RUN_SHA256_FIELD_NUMBER: _ClassVar[int]
     PARITY_BOUND_FIELD_NUMBER: _ClassVar[int]
     TABLE_BYTES_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     DENSE_FIELD_NUMBER: _ClassVar[int]
     CLASS_ARRAYS_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    CODES_FIELD_NUMBER: _ClassVar[int]
+    INT8_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    GRAPHS_FIELD_NUMBER: _ClassVar[int]
+    NO_RANK_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     run_sha256: str
     parity_bound: float
     table_bytes: int
     slots: int
     dense: int
     class_arrays: _containers.RepeatedCompositeFieldContainer[ClassArray]
-    def __init__(self, run_sha256: _Optional[str] = ..., parity_bound: _Optional[float] = ..., table_bytes: _Optional[int] = ..., slots: _Optional[int] = ..., dense: _Optional[int] = ..., class_arrays: _Optional[_Iterable[_Union[ClassArray, _Mapping]]] = ...) -> None: ...
+    precision: Precision
+    codes: _containers.RepeatedCompositeFieldContainer[TableCode]
+    int8_layers: _containers.RepeatedScalarFieldContainer[str]
+    graphs: _containers.RepeatedCompositeFieldContainer[GraphFacts]
+    no_rank: str
+    parts: _containers.RepeatedCompositeFieldContainer[PartBytes]
+    candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
+    def __init__(self, run_sha256: _Optional[str] = ..., parity_bound: _Optional[float] = ..., table_bytes: _Optional[int] = ..., slots: _Optional[int] = ..., dense: _Optional[int] = ..., class_arrays: _Optional[_Iterable[_Union[ClassArray, _Mapping]]] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., codes: _Optional[_Iterable[_Union[TableCode, _Mapping]]] = ..., int8_layers: _Optional[_Iterable[str]] = ..., graphs: _Optional[_Iterable[_Union[GraphFacts, _Mapping]]] = ..., no_rank: _Optional[str] = ..., parts: _Optional[_Iterable[_Union[PartBytes, _Mapping]]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ...) -> None: ...
+
+class Precision(_message.Message):
+    __slots__ = ("tables", "dense")
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    DENSE_FIELD_NUMBER: _ClassVar[int]
+    tables: Number
+    dense: Number
+    def __init__(self, tables: _Optional[_Union[Number, str]] = ..., dense: _Optional[_Union[Number, str]] = ...) -> None: ...
+
+class TableCode(_message.Message):
+    __slots__ = ("tensor", "code", "error")
+    TENSOR_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    tensor: str
+    code: Code
+    error: float
+    def __init__(self, tensor: _Optional[str] = ..., code: _Optional[_Union[Code, str]] = ..., error: _Optional[float] = ...) -> None: ...
+
+class GraphFacts(_message.Message):
+    __slots__ = ("file", "stages")
+    FILE_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    file: str
+    stages: _containers.RepeatedCompositeFieldContainer[Stage]
+    def __init__(self, file: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
+
+class Stage(_message.Message):
+    __slots__ = ("name", "nodes", "bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    nodes: int
+    bytes: int
+    def __init__(self, name: _Optional[str] = ..., nodes: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class PartBytes(_message.Message):
+    __slots__ = ("name", "bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    bytes: int
+    def __init__(self, name: _Optional[str] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class Candidate(_message.Message):
+    __slots__ = ("precision", "bytes", "auc", "logloss", "rmse")
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    AUC_FIELD_NUMBER: _ClassVar[int]
+    LOGLOSS_FIELD_NUMBER: _ClassVar[int]
+    RMSE_FIELD_NUMBER: _ClassVar[int]
+    precision: Precision
+    bytes: int
+    auc: float
+    logloss: float
+    rmse: float
+    def __init__(self, precision: _Optional[_Union[Precision, _Mapping]] = ..., bytes: _Optional[int] = ..., auc: _Optional[float] = ..., logloss: _Optional[float] = ..., rmse: _Optional[float] = ...) -> None: ...
 
 class ClassArray(_message.Message):
     __slots__ = ("feature", "table", "offset")

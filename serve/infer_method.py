@@ -15,9 +15,10 @@ from ..protos.encode import Encoded
 from ..protos.errors import InputError, OutOfRange, Unimplemented, UnknownColumn, WrongLength, WrongType
 from ..protos.ids import MISSING
 from .columns import FLOAT32, INT64
+from .graph import CTR, LOGIT
 from .messages import parse
 from .metadata_methods import DATATYPES
-from .model import CTR, DENSE, IDS, LOGIT, Model
+from .model import DENSE, IDS, Model
 from .repository import Repository
 from .score_method import check_rows
 from .settings import Limits

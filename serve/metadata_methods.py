@@ -5,8 +5,9 @@ import json
 from .. import __version__
 from ..protos import open_inference_pb2 as pb
 from ..protos.errors import NotFound, WrongType
+from .graph import CTR, LOGIT
 from .messages import parse
-from .model import CTR, LOGIT, Model
+from .model import Model
 from .repository import Repository
 
 DATATYPES = {"int64": "INT64", "float32": "FP32"}

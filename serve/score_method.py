@@ -11,8 +11,9 @@ from ..protos import scoring_pb2 as pb
 from ..protos.errors import TooLarge, Unimplemented, WrongLength, WrongSchema, WrongType
 from ..protos.ids import Int64s
 from .columns import FLOAT32, INT64, UINT32, join, packed, split
+from .graph import CTR, LOGIT
 from .messages import parse
-from .model import CTR, LOGIT, Model
+from .model import Model
 from .repository import Repository
 from .settings import Limits
 
@@ -31,10 +32,10 @@ def score(repository: Repository, request: bytes) -> bytes:
     call = parse(pb.ScoreRequest, "quorem.v1.ScoreRequest", request)
     model = repository.selected(call)
     _check(call, model, repository.limits)
-    encoded = model.sides.encode(call.context, call.candidates, call.rows)
+    graph, inputs = model.pick(model.sides.encode(call.context, call.candidates, call.rows))
     ready = perf_counter_ns()
     output = CTR if call.output == pb.PROBABILITY else LOGIT
-    scores, *logits = model.run(encoded, [output, LOGIT] if call.top_k else [output])
+    scores, *logits = graph.run(inputs, [output, LOGIT] if call.top_k else [output])
     computed = perf_counter_ns()
     order = np.argsort(-logits[0], kind="stable")[: call.top_k] if call.top_k else None
     reply = pb.ScoreResponse(

@@ -1,6 +1,6 @@
 """Sides: one context and N candidates become the arrays that a graph reads.
 
-Context columns are encoded once, one row of them, and repeated afterwards.
+Context columns are encoded once, one row of them, and repeated only for a graph that reads rows.
 Legend: N candidates; S slots of `ids`; D columns of `dense`.
 """
 
@@ -22,24 +22,60 @@ TOLD_NAMES = 20  # an error names this many features, not thousands
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """The encoder of some of a schema's features, and the slots of `ids` and columns of `dense` that they fill."""
 
     encoder: Encoder
     slots: Int64s
     dense: Int64s
 
+    @property
+    def width(self) -> int:
+        """How many slots and columns they fill."""
+        return len(self.slots) + len(self.dense)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """A request whose sides were not joined: the arrays of one context row and of N candidates, and what they fill."""
+
+    context: Encoded
+    candidates: Encoded
+    parts: tuple[Part, Part]
+
+    def whole(self) -> Encoded:
+        """The same as rows, the context repeated; `ids` int64 [N, S] and `dense` float32 [N, D]."""
+        context, candidates, rows = *self.parts, len(self.candidates.ids)
+        ids = np.empty((rows, len(context.slots) + len(candidates.slots)), np.int64)
+        dense = np.empty((rows, len(context.dense) + len(candidates.dense)), np.float32)
+        for part, side in ((context, self.context), (candidates, self.candidates)):
+            ids[:, part.slots], dense[:, part.dense] = side.ids, side.dense
+        return Encoded(ids, dense)
+
 
 class Sides:
-    """The encoder of one schema's requests."""
+    """The encoder of one schema's requests.
+
+    parts: the schema's context features, and its candidate features.
+    """
 
     def __init__(self, schema: manifest_pb2.Schema) -> None:
         self._schema, self._layout, self._whole = schema, layout(schema), Encoder(schema)
         self._names = frozenset(feature.name for feature in schema.features)
+        self._context = frozenset(each.name for each in schema.features if each.side == manifest_pb2.CONTEXT)
         self._part = lru_cache(maxsize=64)(self._select)  # callers split their features in few ways
+        self.parts = self._part(self._context), self._part(self._names - self._context)
 
-    def encode(self, context: Iterable[pb.Column], candidates: Iterable[pb.Column], rows: int) -> Encoded:
-        """Encode a request; `ids` int64 [N, S] and `dense` float32 [N, D].
+    def apart(self, context: Encoded, candidates: Encoded) -> Apart:
+        """Rows' candidates under one row's context, each given as whole rows."""
+        ours, theirs = (
+            Encoded(rows.ids.take(part.slots, axis=1), rows.dense.take(part.dense, axis=1))
+            for rows, part in zip((context, candidates), self.parts, strict=True)
+        )
+        return Apart(ours, theirs, self.parts)
+
+    def encode(self, context: Iterable[pb.Column], candidates: Iterable[pb.Column], rows: int) -> Encoded | Apart:
+        """Encode a request: apart where the context holds the schema's context features and no others, else as rows.
 
         Raises:
             UnknownColumn, MissingColumn: a feature that the schema lacks, or the request.
@@ -84,19 +120,17 @@ class Sides:
                     where=f"context, column {name!r}",
                     remedy="Send columns that differ between candidates in `candidates`",
                 )
-        ids = np.empty((rows, self._layout.slot_count), np.int64)
-        dense = np.empty((rows, self._layout.dense_count), np.float32)
-        for columns, count in ((shared, 1), (own, rows)):
-            part = self._part(frozenset(columns))
-            encoded = part.encoder.encode(columns, count, long_bags="refuse")
-            ids[:, part.slots], dense[:, part.dense] = encoded.ids, encoded.dense
-        return Encoded(ids, dense)
+        parts = self._part(frozenset(shared)), self._part(frozenset(own))
+        ours = parts[0].encoder.encode(shared, 1, long_bags="refuse")
+        theirs = parts[1].encoder.encode(own, rows, long_bags="refuse")
+        encoded = Apart(ours, theirs, parts)
+        return encoded if shared.keys() == self._context else encoded.whole()
 
-    def _select(self, names: frozenset[str]) -> _Part:
+    def _select(self, names: frozenset[str]) -> Part:
         features = [feature for feature in self._schema.features if feature.name in names]
         slots = [slot for start, length in self._layout.slots.values() for slot in range(start, start + length)]
         owners = [name for name, (_, length) in self._layout.slots.items() for _ in range(length)]
-        return _Part(
+        return Part(
             Encoder(manifest_pb2.Schema(features=features)),
             np.array([slot for slot, name in zip(slots, owners, strict=True) if name in names], np.int64),
             np.array([column for name, column in self._layout.dense.items() if name in names], np.int64),

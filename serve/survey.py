@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..protos import manifest
+from ..protos import exported, manifest
 from ..protos.classes import check_stored
-from ..protos.errors import Malformed, MissingFile, NotFound, QuoremError
+from ..protos.errors import MissingFile, NotFound, QuoremError
+from . import tuning
 from .settings import Version
 
-GRAPH, TABLES, GOLDEN = "model.onnx", "tables.bin", "golden.safetensors"
-WIDEST_PARITY = 1e-2  # of the lowest precision there is
+GRAPH, RANK, TABLES, GOLDEN = "model.onnx", "rank.onnx", "tables.bin", "golden.safetensors"
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,6 @@ def survey(root: Path) -> Survey:
 
 def _check(version: Version) -> None:
     found = manifest.read(version.directory, verify_digests=True)
-    if not found.HasField("export") or not 0 < found.export.parity_bound <= WIDEST_PARITY:
-        raise Malformed(
-            f"a bundle says what was exported, proved within a parity bound of at most {WIDEST_PARITY:g}",
-            found=f"a bound of {found.export.parity_bound:g}" if found.HasField("export") else "a run directory",
-            where=str(version.directory),
-            remedy="Export the run again, as a new version",
-        )
-    digests = {file.name for file in found.files}  # a file without one would be served unverified
-    for name in (GRAPH, TABLES, GOLDEN):
-        if name not in digests:
-            raise MissingFile(
-                f"a bundle's manifest holds the digest of {name}",
-                found="none",
-                where=str(version.directory),
-                remedy="Export the run again, as a new version",
-            )
+    exported.check(found, str(version.directory / manifest.NAME))
     check_stored(version.directory / TABLES, found)
+    tuning.read(version.directory)

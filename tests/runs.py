@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 Array = npt.NDArray[Any]
 MISSING = -(2**63)
+KEPT = 64  # rows to calibrate with, and to validate on
 EXTREMES = np.array([MISSING, MISSING + 1, -1, 0, 1, 2**31, 2**33 + 1, 2**62, 2**63 - 2, 2**63 - 1], np.int64)
 
 
@@ -214,26 +215,46 @@ def rows(
     return ids, dense
 
 
-def write(path: Path, manifest: pb.Manifest, found: Mapping[str, Array], reference: Mapping[str, Array]) -> pb.Manifest:
-    """Write a run directory; returns its manifest."""
+FILES = tuple(f"{name}.safetensors" for name in ("calibration", "reference", "validation", "weights"))
+
+
+def write(
+    path: Path,
+    manifest: pb.Manifest,
+    found: Mapping[str, Array],
+    reference: Mapping[str, Array],
+    calibration: Mapping[str, Array] | None = None,
+    validation: Mapping[str, Array] | None = None,
+) -> pb.Manifest:
+    """Write a run directory; returns its manifest. Rows that are not given are the reference rows."""
+    inputs = {name: array for name, array in reference.items() if name in ("ids", "dense")}
     path.mkdir(parents=True)
-    save_file(dict(found), path / "weights.safetensors")
-    save_file(dict(reference), path / "reference.safetensors")
+    for name, tensors in zip(FILES, (calibration or inputs, reference, validation or reference, found), strict=True):
+        save_file(dict(tensors), path / name)
     whole = pb.Manifest()
     whole.CopyFrom(manifest)
-    whole.files.extend(manifests.describe_files(path, ["weights.safetensors", "reference.safetensors"]))
+    whole.files.extend(manifests.describe_files(path, FILES))
     manifests.write(path, whole)
     return whole
 
 
 def make_run(path: Path, manifest: pb.Manifest, rng: np.random.Generator, count: int = 48) -> pb.Manifest:
-    """Write a run directory of a manifest with random weights and rows, and the oracle's logits."""
+    """Write a run directory of a manifest with random weights and rows, and the oracle's logits.
+
+    It has `count` reference rows, and 64 others each to calibrate with and to validate on.
+    """
     found = weights(manifest, rng)
+    reference = scored(manifest, found, rng, count)
+    validation = scored(manifest, found, rng, KEPT)
+    return write(path, manifest, found, reference, _inputs(*rows(manifest, found, rng, KEPT)), validation)
+
+
+def scored(manifest: pb.Manifest, found: Mapping[str, Array], rng: np.random.Generator, count: int) -> dict[str, Array]:
+    """Random rows with random labels and the oracle's logits."""
     ids, dense = rows(manifest, found, rng, count)
     logits = oracle.logits(manifest, found, ids, dense).astype(np.float32)
-    reference = {"logit": logits, "label": rng.integers(0, 2, count).astype(np.float32)}
-    if ids.shape[1]:
-        reference["ids"] = ids
-    if dense.shape[1]:
-        reference["dense"] = dense
-    return write(path, manifest, found, reference)
+    return {"logit": logits, "label": rng.integers(0, 2, count).astype(np.float32), **_inputs(ids, dense)}
+
+
+def _inputs(ids: Array, dense: Array) -> dict[str, Array]:
+    return {name: array for name, array in (("ids", ids), ("dense", dense)) if array.shape[1]}

@@ -17,7 +17,8 @@ from quorem.protos import manifest as manifests
 from quorem.protos import manifest_pb2 as pb
 from safetensors.numpy import load_file, save_file
 
-FILES = ["golden.safetensors", "manifest.json", "model.onnx", "tables.bin"]
+FILES = ["card.md", "golden.safetensors", "manifest.json", "model.onnx", "rank.onnx", "tables.bin"]
+SIGNED = ["model.onnx", "rank.onnx", "tables.bin", "golden.safetensors", "card.md"]
 
 
 def manifest_of(bag: int = 3, vocabulary: int = 40) -> pb.Manifest:
@@ -52,7 +53,7 @@ def edit(run: Path, name: str, change: Callable[[dict[str, runs.Array]], None]) 
     manifest = manifests.read(run, verify_digests=False)
     save_file(tensors, run / name)
     del manifest.files[:]
-    manifest.files.extend(manifests.describe_files(run, ["weights.safetensors", "reference.safetensors"]))
+    manifest.files.extend(manifests.describe_files(run, runs.FILES))
     manifests.write(run, manifest)
 
 
@@ -64,11 +65,15 @@ def test_a_bundle_holds_what_it_says(run: Path, tmp_path: Path) -> None:
     assert len({path.stat().st_mode for path in bundle.iterdir()}) == 1, "whoever reads one file reads all"
     manifest, trained = manifests.read(bundle), manifests.read(run)
     assert (manifest.schema, manifest.plan, manifest.net) == (trained.schema, trained.plan, trained.net)
-    assert [file.name for file in manifest.files] == ["model.onnx", "tables.bin", "golden.safetensors"]
+    assert [file.name for file in manifest.files] == SIGNED
     facts = manifest.export
     assert facts.run_sha256 == manifests.sha256_of(run / "manifest.json")
     assert (facts.slots, facts.dense) == (7, 2)
     assert facts.parity_bound == 1e-5
+    assert facts.precision == pb.Precision(tables=pb.FP32, dense=pb.FP32)
+    assert [graph.file for graph in facts.graphs] == ["model.onnx", "rank.onnx"]
+    assert not facts.no_rank
+    assert sum(part.bytes for part in facts.parts) == (bundle / "tables.bin").stat().st_size
     golden, reference = load_file(bundle / "golden.safetensors"), load_file(run / "reference.safetensors")
     assert golden.keys() == reference.keys()
     assert all((golden[name] == reference[name][:256]).all() or name == "dense" for name in golden)
@@ -282,7 +287,7 @@ def test_a_file_that_is_no_safetensors_file_is_refused(run: Path, tmp_path: Path
     manifest = manifests.read(run)
     (run / "weights.safetensors").write_bytes(b"\x10" + bytes(40))
     del manifest.files[:]
-    manifest.files.extend(manifests.describe_files(run, ["weights.safetensors", "reference.safetensors"]))
+    manifest.files.extend(manifests.describe_files(run, runs.FILES))
     manifests.write(run, manifest)
     with pytest.raises(errors.Malformed, match="safetensors"):
         export(run, tmp_path / "ctr")
@@ -341,7 +346,7 @@ def test_a_bundle_whose_graph_is_none_is_malformed(run: Path, tmp_path: Path) ->
     (bundle / "model.onnx").write_bytes(b"no graph")
     manifest = manifests.parse((bundle / "manifest.json").read_bytes(), "manifest.json")
     del manifest.files[:]
-    manifest.files.extend(manifests.describe_files(bundle, ["model.onnx", "tables.bin", "golden.safetensors"]))
+    manifest.files.extend(manifests.describe_files(bundle, SIGNED))
     manifests.write(bundle, manifest)
     with pytest.raises(errors.Malformed, match="valid ONNX"):
         prove_bundle(bundle)
@@ -352,8 +357,12 @@ def test_the_command_publishes_checks_and_tells(run: Path, tmp_path: Path, capsy
     assert main(["export", str(run), "--to", str(model), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["path"] == str(model / "1")
-    assert told["files"].keys() == {"model.onnx", "tables.bin", "golden.safetensors"}
-    assert told["nodes"] > 10
+    assert told["files"].keys() == set(SIGNED)
+    assert told["nodes"].keys() == {"model.onnx", "rank.onnx"}
+    assert min(told["nodes"].values()) > 10
+    assert sum(told["parts"].values()) == told["files"]["tables.bin"]
+    assert (told["precision"], told["no_rank"], told["candidates"]) == ("fp32", "", [])
+    assert told["parity_found"] <= told["parity_bound"] == 1e-5
     assert main(["export", str(run), "--to", str(model)]) == 0
     assert "tables.bin" in capsys.readouterr().out
     for directory, rows in ((run, 300), (model / "1", 256)):

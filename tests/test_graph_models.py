@@ -4,39 +4,17 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import oracle
 import pytest
 import runs
+from graphs import COMBINES, ENCODINGS, NUMBERS, field, opened, proved
 from quorem.export.bundle import export
+from quorem.export.rows import CLASSES
 from quorem.protos import manifest_pb2 as pb
 
-NUMBERS = [runs.number("n"), runs.number("log", pb.LOG1P), runs.number("std", pb.STANDARD, 1.5, 0.5)]
-COMBINES = {
-    "mult": (pb.MULT, 0),
-    "add": (pb.ADD, 0),
-    "concat": (pb.CONCAT, 0),
-    "path": (pb.PATH, 0),
-    "path of 3": (pb.PATH, 3),
-    "feature": (pb.FEATURE, 0),
-}
 SCHEMES = ("qr", "mixed_radix", "chinese_remainder", "semantic", "completed", "colliding")
-ENCODINGS = ("id", "hash", "vocabulary", "bucket")
 # One table has nothing to combine; classes that collide are one table of them.
 KINDS = [*product(SCHEMES, COMBINES), ("full", "mult"), ("hash", "mult"), ("classes", "mult")]
-
-
-def field(feature: pb.Feature, scheme: str, combine: str, dim: int, rows: int = 0) -> pb.Field:
-    join, hidden = COMBINES[combine]
-    return runs.field(feature, scheme, join, dim, rows, hidden=hidden)
-
-
-def proved(directory: Path, manifest: pb.Manifest, count: int = 48) -> onnx.GraphProto:
-    """Export a run of the manifest, which compares every row with the oracle's logits; returns the graph."""
-    runs.make_run(directory / "run", manifest, np.random.default_rng(7), count)
-    bundle = export(directory / "run", directory / "model")
-    return onnx.load(str(bundle / "model.onnx"), load_external_data=False).graph
 
 
 @pytest.mark.parametrize(
@@ -82,7 +60,7 @@ def test_dims_and_joins_of_every_kind_in_one_model(tmp_path: Path) -> None:
         for k, feature in enumerate(features)
     ]
     graph = proved(tmp_path, runs.model([*features, *NUMBERS], fields, "wide"))
-    classes = [each for each in graph.initializer if each.data_type == onnx.TensorProto.INT32 and "class" in each.name]
+    classes = [each for each in graph.initializer if each.name == CLASSES]
     ids = sum(each.cardinality for each in fields for table in each.tables if table.classes)
     assert [list(each.dims) for each in classes] == [[ids]], "first-order tables share the classes"
 
@@ -169,94 +147,6 @@ def test_a_request_of_no_rows_has_no_scores(tmp_path: Path) -> None:
     for model in runs.MODELS:
         runs.make_run(tmp_path / model, runs.model(features, fields, model), np.random.default_rng(0))
         path = export(tmp_path / model, tmp_path / "models" / model) / "model.onnx"
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = opened(path)
         empty = {"ids": np.zeros((0, 3), np.int64), "dense": np.zeros((0, 3), np.float32)}
         assert [np.shape(each) for each in session.run(["logit", "ctr"], empty)] == [(0,), (0,)]
-
-
-def test_lookups_of_a_group_are_one_gather_a_partition(tmp_path: Path) -> None:
-    features = [*(runs.categorical(f"c{k}", "hash", 300 + k) for k in range(26)), *NUMBERS]
-    fields = [runs.field(one, "qr" if k % 3 else "full", pb.MULT, 4) for k, one in enumerate(features[:26])]
-    graph = proved(tmp_path, runs.model(features, fields, "dlrm"), 8)
-    kinds = [node.op_type for node in graph.node]
-    assert kinds.count("Gather") == 3, "slots in the plan's order, remainders, quotients"
-    assert sum("quotient" in node.name for node in graph.node) == 1
-    assert kinds.count("Mod") == 1, "that of the hash: remainders are products and differences"
-    assert "Split" not in kinds
-    assert len(kinds) < 50, "the number of nodes does not grow with that of the features"
-
-
-def nodes_between(tmp_path: Path, scheme: str, combine: str) -> list[str]:
-    """Operators of the lookup of two fields: from their ids to what the net reads of them."""
-    features = [runs.categorical(name, "hash", 300) for name in "ab"]
-    fields = [field(one, scheme, combine, 4) for one in features]
-    graph = proved(tmp_path / f"{scheme}.{combine}", runs.model(features, fields, "dnn"), 8)
-    return sorted(node.op_type for node in graph.node if node.name.startswith("embedding."))
-
-
-def test_schemes_and_combines_cost_what_they_must(tmp_path: Path) -> None:
-    """Rows of two partitions, their vectors, the join; a class costs two lookups, a function three nodes more."""
-    rows = ["Add", "Add", "Div", "Mul", "Sub"]
-    assert nodes_between(tmp_path, "qr", "mult") == sorted([*rows, "Gather", "Gather", "Mul"])
-    assert nodes_between(tmp_path, "qr", "feature") == sorted([*rows, "Gather", "Gather", "Concat"])
-    path = [*rows, *["Gather"] * 3, "MatMul", "Add", "Squeeze"]
-    assert nodes_between(tmp_path, "qr", "path") == sorted(path)
-    assert nodes_between(tmp_path, "qr", "path of 3") == sorted([*path, "Gather", "Gather", "Relu", "MatMul", "Add"])
-    assert nodes_between(tmp_path, "chinese_remainder", "add").count("Mod") == 3
-    semantic = ["Add", "Gather", "Cast", "Add", "Gather"] * 2
-    assert nodes_between(tmp_path, "semantic", "mult") == sorted([*semantic, "Mul"])
-
-
-def test_a_cross_is_three_nodes_and_a_low_rank_one_more(tmp_path: Path) -> None:
-    feature = runs.categorical("a", "hash", 30)
-    for model, cross, operators in (
-        ("dcn", 4, ["MatMul", "Mul", "Sum"]),
-        ("dcnv2", 2, ["Gemm", "Mul", "Add"]),
-        ("dcnv2_low", 2, ["MatMul", "Gemm", "Mul", "Add"]),
-    ):
-        described = runs.model([feature, *NUMBERS], [field(feature, "qr", "mult", 4)], model, cross=cross)
-        graph = proved(tmp_path / model, described, 8)
-        kinds = [node.op_type for node in graph.node if "/cross." in node.name]
-        assert kinds == operators * cross
-
-
-def test_unified_vectors_are_read_group_by_group(tmp_path: Path) -> None:
-    """A product and a sum, or a Pad, for each dim of a group; nothing is flattened, split or joined before."""
-    features = [runs.categorical(f"c{k}", "hash", 300 + k) for k in range(9)]
-    fields = [field(one, "qr", "mult", (2, 4, 8)[k % 3]) for k, one in enumerate(features)]
-    for pad, operators in ((False, ["MatMul", "Add"] * 3), (True, ["Pad"] * 2)):
-        graph = proved(tmp_path / f"{pad}", runs.model(features, fields, "fm", pad=pad), 8)
-        assert [node.op_type for node in graph.node if node.name.startswith("unify.")] == operators
-        (vectors,) = (node for node in graph.node if node.name == "layer/vectors")
-        assert vectors.op_type == "Concat"
-        kinds = [node.op_type for node in graph.node]
-        assert [kinds.count(kind) for kind in ("Flatten", "Reshape", "Concat")] == [0, 0, 1]
-
-
-def test_dims_of_several_groups_are_one_product_and_what_mlps_read_is_joined_once(tmp_path: Path) -> None:
-    """Dim 4 comes of a group of products and one of tables side by side, dim 3 as two vectors of a field of feature."""
-    features = [runs.categorical(name, "hash", 300) for name in "abc"]
-    fields = [field(features[0], "qr", "mult", 4), field(features[1], "qr", "concat", 4)]
-    manifest = runs.model([*features, *NUMBERS], [*fields, field(features[2], "qr", "feature", 3)], "deepfm")
-    graph = proved(tmp_path, manifest, 8)
-    operators = [node.op_type for node in graph.node if node.name.startswith(("unify.", "cube."))]
-    assert operators == ["Concat", "Reshape", *["MatMul", "Add"] * 2]
-    (joined,) = (node for node in graph.node if node.name == "layer/mlp.input")
-    assert len(joined.input) == 4, "three groups and the numbers"
-    assert "embedding/vectors" not in {node.name for node in graph.node}
-
-
-def test_pairs_and_attention_cost_what_they_must(tmp_path: Path) -> None:
-    features = [runs.categorical(name, "hash", 300) for name in "ab"]
-    fields = [field(one, "full", "add", 4) for one in features]
-    pairs = ["ReduceSum", "Mul", "Mul", "ReduceSum", "Sub"]
-
-    def operators(model: str, *prefixes: str) -> list[str]:
-        graph = proved(tmp_path / model, runs.model(features, fields, model), 8)
-        return [node.op_type for node in graph.node if node.name.startswith(prefixes)]
-
-    assert operators("fm", "pairs", "layer/fm") == [*pairs, "ReduceSum", "Mul", "Add"]
-    assert operators("nfm", "pairs", "layer/pairs") == [*pairs, "Mul", "Add"], "the Add is of the batchnorm"
-    head = ["Transpose", "MatMul", "Softmax", "MatMul"]
-    both = ["MatMul", "Split", *head, *head, "Concat", "Add", "Relu"]
-    assert operators("autoint", "attention.", "layer/attention.0", "layer/attention.1") == [*both, *both]

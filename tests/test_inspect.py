@@ -129,10 +129,18 @@ def test_a_bundle_says_where_it_came_from_and_what_is_no_number_is_null(
         "slots": 5,
         "dense": 3,
         "class_arrays": [{"feature": "brand", "table": 1, "offset": 4096}],
+        "precision": None,
+        "codes": [],
+        "table_codes": [],
+        "int8_layers": [],
+        "graphs": [],
+        "no_rank": None,
+        "parts": [],
+        "candidates": [],
     }
     assert main(["inspect", str(run)]) == 0
     told = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["classes", "of", "brand,", "table", "1", "4,096"] in told
+    assert ["brand", "1", "4,096"] in told
     assert facts["training"]["test_metrics"]["grouped_auc"] is None
 
 

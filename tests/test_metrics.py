@@ -5,7 +5,7 @@ import math
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from quorem.train.metrics import auc, evaluate, grouped_auc, logloss
+from quorem.protos.metrics import auc, evaluate, grouped_auc, logloss
 
 SCORES = st.lists(st.tuples(st.integers(-5, 5), st.integers(0, 1), st.integers(1, 4)), min_size=1, max_size=40)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from quorem.protos import manifest as manifests
+from quorem.protos import schema
 from safetensors.numpy import load_file
 from served import quorem, serving
 
@@ -37,6 +38,18 @@ def test_a_raw_file_scores_as_it_did_in_training(
     scores = np.loadtxt(out, delimiter=",", skiprows=1, usecols=-1)
     manifest, reference = manifests.read(run), load_file(run / "reference.safetensors")
     assert len(scores) == manifest.training.test_rows
+    assert len(reference["logit"]) == len(scores) or folder != "criteo_kaggle_14k", "every row of this split is kept"
     chosen = np.unique(np.linspace(0, len(scores) - 1, len(reference["logit"])).astype(np.int64))
     assert np.ptp(reference["logit"]) > 0.01
     assert (np.abs(scores[chosen] - reference["logit"]) <= 1e-5 * np.maximum(1, np.abs(reference["logit"]))).all()
+    kept, unseen = 0, 0
+    for feature in manifest.schema.features:
+        if feature.WhichOneof("encoding") == "vocabulary":
+            first, slots = schema.layout(manifest.schema).slots[feature.name]
+            values = load_file(run / "weights.safetensors")[f"vocabulary.{feature.name}.values"]
+            unseen += int((~np.isin(reference["ids"][:, first : first + slots], values)).sum())
+            kept += feature.vocabulary.size
+    (version,) = (tmp_path / "models" / recipe).glob("[0-9]*")
+    parts = {part.name: part.bytes for part in manifests.read(version).export.parts}
+    assert unseen > 10
+    assert kept < parts["vocabularies"] <= (10 if kept > 1000 else 12) * kept

@@ -11,6 +11,7 @@ from quorem.export.bundle import export
 from quorem.protos import manifest as manifests
 from quorem.protos import manifest_pb2 as pb
 from quorem.protos.errors import Malformed, NotComplementary, NotFound, QuoremError, WrongClasses
+from quorem.serve.model import Model
 from quorem.serve.survey import survey
 
 NAMES = ("model.onnx", "tables.bin", "golden.safetensors")
@@ -117,6 +118,17 @@ def test_the_latest_version_is_taken_where_all_is_well(models: Path) -> None:
     surveyed = survey(models)
     assert [str(version) for version in surveyed.versions] == ["ctr/2"]
     assert not surveyed.refused
+
+
+def test_a_version_of_the_lowest_precision_is_served(tmp_path: Path) -> None:
+    features = [runs.categorical(f"f{j}", "hash", 60, bag=j and 4) for j in range(6)]
+    features[0].side = pb.CONTEXT
+    fields = [runs.field(feature, "qr", pb.ADD, 4) for feature in features]
+    runs.make_run(tmp_path / "run", runs.model(features, fields, "fm"), np.random.default_rng(0))
+    export(tmp_path / "run", tmp_path / "models" / "ctr", precision=pb.Precision(tables=pb.INT8, dense=pb.INT8))
+    (version,) = survey(tmp_path / "models").versions
+    assert manifests.read(version.directory).export.parity_bound > 1e-2
+    Model(version, "cpu").warm()
 
 
 def test_nothing_to_serve_says_why(models: Path) -> None:

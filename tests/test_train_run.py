@@ -18,6 +18,8 @@ from oracle import logits as oracle_logits
 from quorem.protos import manifest as manifests
 from safetensors.numpy import load_file
 
+KEPT = ("calibration.safetensors", "reference.safetensors", "validation.safetensors")
+
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,6 +43,8 @@ def test_a_run_holds_what_it_promises(run: Path) -> None:
         "manifest.json",
         "weights.safetensors",
         "reference.safetensors",
+        "calibration.safetensors",
+        "validation.safetensors",
         "recipe.toml",
         "metrics.jsonl",
         "learning.svg",
@@ -93,7 +97,7 @@ def test_every_model_and_combine_learns_what_is_written_down(
 
 def test_the_same_seed_gives_the_same_bytes(recipe: Path, run: Path, tmp_path: Path) -> None:
     quorem("train", recipe, "--out", tmp_path / "again", "--quiet", "--device", "cpu")
-    for name in ("manifest.json", "weights.safetensors", "reference.safetensors"):
+    for name in ("manifest.json", *KEPT, "weights.safetensors"):
         assert (run / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
 
 
@@ -260,7 +264,7 @@ def test_parquet_and_tsv_of_the_same_rows_give_the_same_bytes(criteo: Path, tmp_
     }
     settings = [part for key, value in tsv.items() for part in ("--set", f"data.{key}={value}")]
     quorem("train", "criteo", "--out", tmp_path / "tsv", *small, *settings)
-    for name in ("weights.safetensors", "reference.safetensors"):
+    for name in ("weights.safetensors", *KEPT):
         assert (tmp_path / "parquet" / name).read_bytes() == (tmp_path / "tsv" / name).read_bytes(), name
     first, second = (json.loads((tmp_path / kind / "manifest.json").read_text()) for kind in ("parquet", "tsv"))
     assert first["training"].pop("source") == "parquet train.parquet valid.parquet test.parquet"

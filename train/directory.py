@@ -15,14 +15,14 @@ from .features import Rows
 from .loop import score_rows
 from .model import Model
 from .plot import plot_learning
-from .prepare import Prepared
+from .prepare import Kept, Prepared
 from .progress import METRICS
 from .search.trials import NAME as TRIALS
 
 RECIPE, WEIGHTS, REFERENCE = "recipe.toml", "weights.safetensors", "reference.safetensors"
+CALIBRATION, VALIDATION = "calibration.safetensors", "validation.safetensors"
 LAST = (manifests.NAME, plan_directory.SEARCH)  # a finished run has the one, a finished search the other
 BEGUN = (CHECKPOINT, TRIALS)  # what one of these is in can be gone on with
-REFERENCE_ROWS = 1024
 
 
 def check_run(out: Path, resolved: str, *, resume: bool, begun: str = CHECKPOINT) -> None:
@@ -71,31 +71,42 @@ def open_run(out: Path, resolved: str, *, resume: bool) -> None:
 
 
 def write_run(out: Path, manifest: pb.Manifest, model: Model, prepared: Prepared) -> None:
-    """Write weights, classes and reference rows, then the manifest: a directory with one is whole. The plot is last."""
+    """Write weights, classes and kept rows, then the manifest: a directory with one is whole. The plot is last.
+
+    Validation rows are scored where the model is; reference rows on the CPU, where the model is at the end.
+    """
+    validation = _scored(model, prepared.valid, prepared.validation)
+    reference = _scored(model.to("cpu"), prepared.heldout, prepared.reference)
     tensors: dict[str, np.ndarray] = {**model.weights(), **model.classes}
     for name, vocabulary in prepared.vocabularies.items():
         tensors[f"vocabulary.{name}.values"] = vocabulary.values
         tensors[f"vocabulary.{name}.ids"] = vocabulary.ids
     found = {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
     manifests.check_tensors(manifests.tensor_shapes(manifest), found, WEIGHTS)
-    for name, content in ((WEIGHTS, tensors), (REFERENCE, _reference(model, prepared))):
+    contents = {
+        CALIBRATION: _inputs(prepared.calibration),
+        REFERENCE: reference,
+        VALIDATION: validation,
+        WEIGHTS: tensors,
+    }
+    for name, content in contents.items():
         contiguous = {key: np.ascontiguousarray(content[key]) for key in sorted(content)}
         manifests.write_atomically(out / name, save(contiguous))
-    manifest.files.extend(manifests.describe_files(out, [REFERENCE, WEIGHTS]))
+    manifest.files.extend(manifests.describe_files(out, list(contents)))
     manifests.write(out, manifest)
     (out / CHECKPOINT).unlink(missing_ok=True)
     plot_learning(out)
 
 
-def _reference(model: Model, prepared: Prepared) -> dict[str, np.ndarray]:
-    """Held-out rows, evenly spaced, as a graph takes them, with their labels and the model's logits."""
-    rows, raw = prepared.heldout, prepared.heldout_raw
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(REFERENCE_ROWS, len(rows))).astype(np.int64))
-    picked = torch.from_numpy(chosen)
+def _scored(model: Model, rows: Rows, kept: Kept) -> dict[str, np.ndarray]:
+    """Kept rows as a graph takes them, with their labels and the model's logits."""
+    picked = torch.from_numpy(kept.places)
     few = Rows(rows.ids[picked], rows.numbers[picked], rows.labels[picked], None, None)
-    reference = {"logit": score_rows(model, few), "label": few.labels.numpy()}
-    if raw.ids.shape[1]:
-        reference["ids"] = raw.ids[chosen]
-    if raw.dense.shape[1]:
-        reference["dense"] = raw.dense[chosen]
-    return reference
+    logits = score_rows(model, few.to(next(model.parameters()).device))
+    return {"logit": logits, "label": few.labels.numpy(), **_inputs(kept)}
+
+
+def _inputs(kept: Kept) -> dict[str, np.ndarray]:
+    """`ids` int64 [R, S] and `dense` float32 [R, D]; what has no columns is absent."""
+    inputs = {"ids": kept.raw.ids, "dense": kept.raw.dense}
+    return {name: array for name, array in inputs.items() if array.shape[1]}

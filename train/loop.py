@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ..protos.errors import QuoremError
+from ..protos.metrics import Floats, evaluate
 from .checkpoint import Progress, load_checkpoint, save_checkpoint
 from .features import Rows
-from .metrics import Floats, evaluate
 from .model import Model
 from .optimizer import make_optimizer
 from .recipe import TrainConfig

@@ -4,17 +4,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from ..protos import manifest_pb2 as pb
 from ..protos.encode import Encoded
 from ..protos.errors import DataError
+from ..protos.ids import Int64s
 from .columns import column_types
 from .data import DataConfig, Facts, read
 from .features import Rows, Vocabularies, encode_table, fit_schema, groups_of, model_rows, numbers_of
 from .recipe import Recipe
 from .semantic import Semantics, read_semantics
+
+CALIBRATION_ROWS, VALIDATION_ROWS, REFERENCE_ROWS = 4096, 65_536, 2048
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Rows of a split that stay as a graph takes them, evenly spaced, in order.
+
+    places: (R,) int64, their numbers in the split. raw: R rows.
+    """
+
+    places: Int64s
+    raw: Encoded
 
 
 @dataclass(frozen=True)
@@ -22,7 +37,7 @@ class Prepared:
     """Everything that training needs of the data; the raw tables are let go.
 
     semantics: the classes of the fields whose scheme is semantic. heldout: the test rows, or the validation rows where
-    there is no test split; heldout_raw: the same as a graph takes them.
+    there is no test split. calibration, validation, reference: of train, valid and heldout, what a run directory keeps.
     """
 
     schema: pb.Schema
@@ -31,7 +46,9 @@ class Prepared:
     train: Rows
     valid: Rows
     heldout: Rows
-    heldout_raw: Encoded
+    calibration: Kept
+    validation: Kept
+    reference: Kept
     facts: Facts
 
 
@@ -55,12 +72,24 @@ def prepare(recipe: Recipe, base: Path) -> Prepared:
     heldout_table = splits.valid if splits.test is None else splits.test
     heldout_raw = encode_table(schema, features, heldout_table)
     heldout = _rows(data, schema, vocabularies, heldout_raw, heldout_table)
-    valid = heldout
+    valid, valid_raw = heldout, heldout_raw
     if splits.test is not None:
         valid_raw = encode_table(schema, features, splits.valid)
         valid = _rows(data, schema, vocabularies, valid_raw, splits.valid)
     _check_classes(valid)
-    return Prepared(schema, vocabularies, semantics, train, valid, heldout, heldout_raw, splits.facts)
+    kept = (
+        keep(encoded, CALIBRATION_ROWS),
+        keep(valid_raw, VALIDATION_ROWS),
+        keep(heldout_raw, REFERENCE_ROWS),
+    )
+    return Prepared(schema, vocabularies, semantics, train, valid, heldout, *kept, splits.facts)
+
+
+def keep(raw: Encoded, most: int) -> Kept:
+    """At most so many rows, from the first to the last."""
+    count = len(raw.ids)
+    places = np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
+    return Kept(places, Encoded(raw.ids[places], raw.dense[places]))
 
 
 def _rows(data: DataConfig, schema: pb.Schema, vocabularies: Vocabularies, encoded: Encoded, table: pa.Table) -> Rows:

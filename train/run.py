@@ -110,7 +110,7 @@ def train(
         manifest.training.test_metrics.update(evaluate_rows(model, prepared.heldout.to(device)))
     # Negatives kept at a rate r make the odds 1 / r times too high; the metrics above are of the rows as they came.
     model.shift_logit(nets.last_bias(manifest.net), float(np.log(recipe.data.negative_rate)))
-    write_run(out, manifest, model.to("cpu"), prepared)
+    write_run(out, manifest, model, prepared)
     told = {name: {"remainder": each.remainder, "unused_rows": each.unused_rows} for name, each in semantics.items()}
     known = {"optimal_auc": facts.optimal_auc, "optimal_logloss": facts.optimal_logloss, "semantic": told or None}
     return manifest, {name: value for name, value in known.items() if value is not None}

@@ -1,0 +1,96 @@
+"""Graph: one graph of a version, opened by path, whose inputs are those that the schema says."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from ..protos.encode import Float32s
+from ..protos.errors import Malformed, QuoremError, Unavailable, WrongShape
+from .settings import Device
+
+LOGIT, CTR = "logit", "ctr"
+KINDS = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+AGAIN = "Export the run again, as a new version"
+
+
+class Graph:
+    """A graph that can be run; safe to call from several threads.
+
+    Outputs: `logit` and `ctr`, float32, one number a row.
+    """
+
+    def __init__(
+        self, path: Path, inputs: Mapping[str, tuple[np.dtype[Any], tuple[int | None, int]]], device: Device
+    ) -> None:
+        """Open a graph file that was verified before.
+
+        Args:
+            path: the file, with the version's tables beside it.
+            inputs: name -> dtype and shape (rows, width); rows None: any number. Those of width 0 are left out.
+            device: where to run it.
+
+        Raises:
+            Malformed: ONNX Runtime does not open it.
+            Unavailable: no such device.
+            WrongShape: other inputs or outputs.
+        """
+        self._names = [name for name, (_, shape) in inputs.items() if shape[1]]
+        self._session = _open(path, device)
+        expected = {name: (KINDS[str(inputs[name][0])], list(inputs[name][1])) for name in self._names}
+        with told("ONNX Runtime tells what a bundle's graph reads", path):
+            found = {each.name: (each.type, _sizes(each.shape)) for each in self._session.get_inputs()}
+            outputs = {each.name: each.type for each in self._session.get_outputs()}
+        if found != expected or any(outputs.get(name) != KINDS["float32"] for name in (LOGIT, CTR)):
+            raise WrongShape(
+                f"the graph of this schema has inputs {expected} and outputs {LOGIT}, {CTR}",
+                found=f"inputs {found}, outputs {outputs}",
+                where=str(path),
+                remedy=AGAIN,
+            )
+
+    def run(self, arrays: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[Float32s]:
+        """The named outputs, each (rows,) float32; arrays of width 0 are not looked at."""
+        values: Any = self._session.run(outputs, {name: arrays[name] for name in self._names})
+        return values
+
+
+@contextmanager
+def told(rule: str, path: Path) -> Iterator[None]:
+    """Tell an error that is not quorem's as Malformed: those of ONNX Runtime have no common class."""
+    try:
+        yield
+    except QuoremError:
+        raise
+    except Exception as error:
+        raise Malformed(rule, found=str(error), where=str(path), remedy=AGAIN) from None
+
+
+def _sizes(shape: Sequence[int | str | None]) -> list[int | None]:
+    """A shape as ONNX Runtime tells it, without the names of the sizes that vary."""
+    return [size if isinstance(size, int) else None for size in shape]
+
+
+def _open(path: Path, device: Device) -> ort.InferenceSession:
+    """A session of one thread, by path: ONNX Runtime then maps the tables, and all workers share their pages."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    for pool in ("intra_op", "inter_op"):
+        options.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
+    cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})  # TF32 would break parity
+    providers = [cuda] * (device == "cuda") + ["CPUExecutionProvider"]
+    with told("ONNX Runtime opens a bundle's graph", path):
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    if device == "cuda" and cuda[0] not in session.get_providers():
+        raise Unavailable(
+            "--device cuda needs a GPU, its driver, and the CUDA and cuDNN that this onnxruntime-gpu was built for",
+            found=f"providers {session.get_providers()}",
+            where=str(path),
+            remedy="Serve with --device cpu, or install them",
+        )
+    return session

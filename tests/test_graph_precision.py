@@ -1,0 +1,102 @@
+"""Precision: every model, in every precision of tables and layers, gives the oracle's logits within its stated bound.
+
+Legend: R rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+import runs
+from graphs import ENCODINGS, field, off, opened, request, scored
+from quorem.export.bundle import export
+from quorem.export.int8 import layers_in_int8
+from quorem.export.precision import DENSE, TABLES, parse, told
+from quorem.protos import manifest as manifests
+from quorem.protos import manifest_pb2 as pb
+
+ROWS = 40
+MOST, LEAST = 40, 1e-4  # times the greatest difference seen may the bound be, or this, as float32 differs by chance
+WIDE = {"mlp": [64, 16]}
+SETTINGS = {"fm": {}, "autoint": {}, "dlrm": {"bottom": [64, 16], "top": [64, 16]}}
+PRECISIONS = [tables if dense == "fp32" else f"{tables}+{dense}" for tables, dense in product(TABLES, DENSE)]
+
+
+def manifest_of(name: str) -> pb.Manifest:
+    """A model whose sides have features of every kind: encodings, bags, buckets, numbers, schemes, two dims."""
+    features, fields = list[pb.Feature](), list[pb.Field]()
+    for k, (side, encoding) in enumerate(product((pb.CONTEXT, pb.CANDIDATE), (*ENCODINGS, "hash", "vocabulary"))):
+        bag = 3 * (k % 6 >= 4)
+        features.append(runs.categorical(f"{encoding}.{k}", encoding, 40 + k, bag=bag, mean=k % 6 == 4))
+        scheme, combine = [("qr", "mult"), ("full", "mult"), ("mixed_radix", "add"), ("qr", "concat")][k % 4]
+        fields.append(field(features[-1], scheme, combine, 8 if k % 5 else 4))
+        features[-1].side = side
+        if k % 4 == 1:
+            transform = (pb.NONE, pb.LOG1P, pb.STANDARD)[k // 4]
+            features.append(runs.number(f"number.{k}", transform, *((1.5, 0.5) if transform == pb.STANDARD else ())))
+            features[-1].side = side
+    return runs.model(features, fields, name, **SETTINGS.get(name, WIDE))
+
+
+def weights_of(manifest: pb.Manifest, rng: np.random.Generator) -> dict[str, runs.Array]:
+    """Random weights, those of layers such that numbers neither grow nor fade."""
+    found = runs.weights(manifest, rng)
+    for layer in manifest.net.layers:
+        if layer.HasField("linear"):
+            found[f"{layer.name}.weight"] *= np.float32(4 / np.sqrt(layer.linear.inputs))
+    return found
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory, its manifest, its weights, and its reference rows: `ids`, `dense`, `logit`."""
+
+    path: Path
+    manifest: pb.Manifest
+    weights: dict[str, runs.Array]
+    reference: dict[str, runs.Array]
+
+    def logits(self, inputs: Mapping[str, runs.Array]) -> runs.Array:
+        """The oracle's."""
+        return oracle.logits(self.manifest, self.weights, inputs["ids"], inputs["dense"])
+
+
+@pytest.fixture(scope="module")
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of the model that the test asks for."""
+    name, rng = request.param, np.random.default_rng(len(request.param))
+    path, manifest = tmp_path_factory.mktemp("runs") / name, manifest_of(name)
+    weights = weights_of(manifest, rng)
+    reference = runs.scored(manifest, weights, rng, ROWS)
+    return Run(path, runs.write(path, manifest, weights, reference), weights, reference)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("run", runs.MODELS, indirect=True)
+def test_every_model_in_every_precision(tmp_path: Path, run: Run, precision: str) -> None:
+    """Row-wise on every reference row, and ranking 1, 2 and 7 of them under the context of another."""
+    bundle = export(run.path, tmp_path / "model", precision=parse(precision))
+    facts, net = manifests.read(bundle).export, run.manifest.net
+    assert told(facts.precision) == precision
+    int8 = layers_in_int8(net) if precision.endswith("+int8") else []
+    assert list(facts.int8_layers) == sorted(int8)
+    assert bool(layers_in_int8(net)) == (net.model != "fm" and run.path.name != "autoint")
+    logits, bound = run.reference["logit"], facts.parity_bound
+    found = scored(opened(bundle / "model.onnx"), {name: run.reference[name] for name in ("ids", "dense")})
+    seen = off(found, logits)
+    assert seen <= bound <= max(LEAST, MOST * seen)
+    if net.model == "autoint":
+        assert "attend" in facts.no_rank
+        assert not (bundle / "rank.onnx").exists()
+        return
+    assert not facts.no_rank
+    ranking = opened(bundle / "rank.onnx")
+    for context, count in ((0, 1), (1, 2), (2, 7)):
+        asked = request(run.manifest.schema, run.reference["ids"], run.reference["dense"], context, range(5, 5 + count))
+        ranked = scored(ranking, asked.ranking)
+        assert ranked.shape == (count,)
+        assert off(ranked, run.logits(asked.row_wise)) <= bound
