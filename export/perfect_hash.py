@@ -87,7 +87,7 @@ def _displacements(hashes: Int64s, buckets: int) -> Int64s | None:
             rows = np.repeat(np.arange(len(left)), max(TRIES // len(left), 1))  # [R * T]
             draws = fmix64(np.arange(drawn, drawn + len(rows), dtype=np.uint64)) >> np.uint64(1)
             rows, slots, tried = _fitting(keys, rows, free, is_free, draws.view(np.int64))
-            owners[slots[::-1]] = rows[::-1, None]  # of several buckets that want a slot the first one has it
+            owners[slots] = rows[:, None]  # of several buckets that want a slot the last one has it
             won = (owners[slots] == rows[:, None]).all(1)
             is_free[slots[won]] = False
             found[left[rows[won]]] = tried[won]

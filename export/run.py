@@ -13,7 +13,7 @@ from ..protos.errors import ArtifactError
 from . import precision
 from .bundle import prove_bundle, prove_run, publish
 from .parity import Parity
-from .tune import tune
+from .tune import NAME, tune
 
 
 def main(args: argparse.Namespace) -> int:
@@ -39,7 +39,8 @@ def _export(args: argparse.Namespace) -> dict[str, object]:
     asked = precision.parse(args.precision)
     bundle, parity = publish(args.run_directory, args.to, args.version, asked, args.max_auc_loss, tuned=args.tune)
     facts = _facts(manifests.read(bundle, verify_digests=False), parity)
-    return {"path": str(bundle), "version": int(bundle.name), **facts}
+    tuned = {"tuned": json.loads((bundle / NAME).read_bytes())} if args.tune else {}
+    return {"path": str(bundle), "version": int(bundle.name), **facts, **tuned}
 
 
 def _check(args: argparse.Namespace) -> dict[str, object]:
@@ -89,15 +90,13 @@ def _facts(manifest: pb.Manifest, parity: Parity) -> dict[str, object]:
 
 
 def _table(facts: dict[str, Any]) -> str:
+    tuned = list[tuple[str, str]]()
     if "tuned" in facts:
-        tuned = facts["tuned"]
-        least = tuned["rank_from"]
-        rows = [
-            ("rank.onnx", f"from {least} candidates on" if least else "never"),
-            ("batches", ", ".join(map(str, tuned["preferred_batch_sizes"]))),
-            ("machine", tuned["machine"]),
-        ]
-        return _told(f"tuned {facts['path']}", rows)
+        least, batches = facts["tuned"]["rank_from"], facts["tuned"]["preferred_batch_sizes"]
+        tuned.append(("rank.onnx pays", f"from {least} candidates on" if least else "never"))
+        tuned += [("batches that pay", ", ".join(map(str, batches))), ("tuned on", facts["tuned"]["machine"])]
+    if "files" not in facts:
+        return _told(f"tuned {facts['path']}", tuned)
     rows = [(name, f"{count:,} bytes") for name, count in facts["files"].items()]
     rows += [(f"{name} nodes", f"{count}") for name, count in facts["nodes"].items()]
     if facts["no_rank"]:
@@ -111,9 +110,8 @@ def _table(facts: dict[str, Any]) -> str:
     rows.append(("parity", f"{facts['parity_found']:.1e} of {facts['parity_bound']:.1e} * max(1, |logit|)"))
     if "rows" in facts:
         rows.append(("rows compared", f"{facts['rows']:,}"))
-    return _told(
-        f"checked the {facts['checked']} {facts['path']}" if "checked" in facts else f"published {facts['path']}", rows
-    )
+    did = f"checked the {facts['checked']}" if "checked" in facts else "published"
+    return _told(f"{did} {facts['path']}", [*rows, *tuned])
 
 
 def _told(title: str, rows: Sequence[tuple[str, str]]) -> str:
