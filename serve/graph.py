@@ -70,6 +70,10 @@ def told(rule: str, path: Path) -> Iterator[None]:
         raise Malformed(rule, found=str(error), where=str(path), remedy=AGAIN) from None
 
 
+# Looks for slices of one tensor in gathers from one table, of which exported graphs have none, by unpacking its rows.
+POINTLESS = ["GatherSliceToSplitFusion"]
+
+
 def _sizes(shape: Sequence[int | str | None]) -> list[int | None]:
     """A shape as ONNX Runtime tells it, without the names of the sizes that vary."""
     return [size if isinstance(size, int) else None for size in shape]
@@ -85,7 +89,7 @@ def _open(path: Path, device: Device) -> ort.InferenceSession:
     cuda = ("CUDAExecutionProvider", {"use_tf32": "0"})  # TF32 would break parity
     providers = [cuda] * (device == "cuda") + ["CPUExecutionProvider"]
     with told("ONNX Runtime opens a bundle's graph", path):
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        session = ort.InferenceSession(str(path), options, providers=providers, disabled_optimizers=POINTLESS)
     if device == "cuda" and cuda[0] not in session.get_providers():
         raise Unavailable(
             "--device cuda needs a GPU, its driver, and the CUDA and cuDNN that this onnxruntime-gpu was built for",
