@@ -55,8 +55,9 @@ def fused(found: Sequence[pb.Field], known: dict[str, torch.Tensor]) -> Lookup:
     quotients = torch.cat([*(known[f"embedding.{field.feature}.1"] for field in second), ones])
     rows = torch.tensor([field.tables[0].rows for field in found])
     first_rows = torch.tensor(np.cumsum([0, *(field.tables[0].rows for field in found)])[:-1])
-    starts = np.cumsum([0, *(field.tables[1].rows for field in second)])
-    second_rows = torch.tensor([*starts[:-1], *[starts[-1]] * (len(found) - len(second))])
+    ends = np.cumsum([0, *(field.tables[1].rows for field in second)]).tolist()
+    starts = {field.feature: start for field, start in zip(second, ends, strict=False)}
+    second_rows = torch.tensor([starts.get(field.feature, ends[-1]) for field in found])
 
     def look_up(ids: torch.Tensor) -> torch.Tensor:
         quotient = ids // rows
@@ -90,14 +91,16 @@ def fbgemm(found: Sequence[pb.Field], known: dict[str, torch.Tensor]) -> Lookup 
     with torch.no_grad():
         remainders, quotients = batch(found, 0), batch(second, 1)
     rows = torch.tensor([field.tables[0].rows for field in found])[:, None]
-    width = len(second) * found[0].dim  # fields of two tables come first in packing order
+    places = torch.tensor([k for k, field in enumerate(found) if len(field.tables) > 1])
 
     def look_up(ids: torch.Tensor) -> torch.Tensor:
         by_field = ids.T
         quotient = by_field // rows
         remainder = by_field - quotient * rows
         vectors = remainders(remainder.flatten(), torch.arange(ids.numel() + 1))
-        vectors[:, :width] *= quotients(quotient[: len(second)].flatten(), torch.arange(len(second) * len(ids) + 1))
+        own = quotients(quotient[places].flatten(), torch.arange(len(second) * len(ids) + 1))
+        split = vectors.view(len(ids), len(found), -1)
+        split[:, places] *= own.view(len(ids), len(second), -1)
         return vectors
 
     return look_up
