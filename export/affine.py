@@ -31,10 +31,11 @@ def affine(
         weight: float64 [O, W], in the order of the value's columns.
         bias: float64 [O].
         known: the range of x, for a product in int8.
-        output: with `known`: the positive part in uint8, in such steps.
+        output: with `known`: the positive part in uint8, in such steps, where nothing of x is deferred.
     """
     plain = Value(tuple(each for each in source.pieces if not each.deferred))
     deferred = [each for each in source.pieces if each.deferred]
+    output = None if deferred else output  # what is added to the product is in float32
     for each in deferred:
         if isinstance(each.deferred, Scaled):
             bias = bias + weight[:, each.columns] @ each.deferred.plus

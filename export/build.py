@@ -1,7 +1,7 @@
 """Build: a run becomes the files of a bundle, proved, in a directory that is not yet a version of anything."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,25 +55,64 @@ def write(run: Path, manifest: pb.Manifest, work: Path, asked: pb.Precision | No
     with open_tensors(run / WEIGHTS) as weights:
         check_weights(manifest, weights)
         blueprint = Blueprint(manifest, weights.read)
-        candidates = list[pb.Candidate]()
-        if asked is None:
-            candidates = _tried(run, blueprint, weights)
-            asked = precision.smallest(candidates, most_auc_loss).precision
+        candidates = [] if asked else _tried(run, blueprint, weights, work)
+        choices = [asked] if asked else precision.by_size(candidates, most_auc_loss)
         rows = read_rows(run / REFERENCE, manifest)
-        golden = {name: np.ascontiguousarray(array[:GOLDEN_ROWS]) for name, array in rows.items()}
-        built = _files(run, blueprint, weights, asked, work, golden)
-    if built.bound > WIDEST_BOUND:
+        spaced = np.linspace(0, len(rows["logit"]) - 1, min(GOLDEN_ROWS, len(rows["logit"]))).astype(np.int64)
+        golden = {name: np.ascontiguousarray(array[spaced]) for name, array in rows.items()}
+        choice, built, parity = _first_proved(run, blueprint, weights, choices, work, rows, golden)
+    (work / GOLDEN).write_bytes(save(golden))  # save_file would make a file that only its owner can read
+    _write_manifest(run, manifest, work, choice, built, candidates)
+    return parity
+
+
+def _first_proved(
+    run: Path,
+    blueprint: Blueprint,
+    weights: Tensors,
+    choices: Sequence[pb.Precision],
+    work: Path,
+    rows: Mapping[str, Array],
+    golden: Mapping[str, Array],
+) -> tuple[pb.Precision, _Built, Parity]:
+    """Write the first of the precisions that is proved.
+
+    Raises:
+        ParityError: none is.
+    """
+    choice, *others = choices
+    built = _files(run, blueprint, weights, choice, work, rows, golden)
+    try:
+        return choice, built, _proved(run, work, blueprint.manifest.schema, built.bound, rows, golden)
+    except ParityError:
+        if not others:
+            raise
+    return _first_proved(run, blueprint, weights, others, work, rows, golden)
+
+
+def _proved(
+    run: Path,
+    work: Path,
+    schema: pb.Schema,
+    bound: float,
+    rows: Mapping[str, Array],
+    golden: Mapping[str, Array],
+) -> Parity:
+    """Score reference rows by the graphs in a directory.
+
+    Raises:
+        ParityError: they are further off than the bound, or the bound proves nothing.
+    """
+    if not bound <= WIDEST_BOUND:
         raise ParityError(
             f"a precision keeps logits to within {WIDEST_BOUND:g} * max(1, |logit|)",
-            found=f"a tolerance of {built.bound:g}",
+            found=f"a tolerance of {bound:g}",
             where=str(run),
             remedy="Export with a higher --precision, as fp16 or fp32",
         )
-    parity = compare(score(work / MODEL, _inputs(rows)), rows["logit"], built.bound)
-    if built.model.ranking:
-        prove_ranking(work, manifest.schema, golden, built.bound)
-    (work / GOLDEN).write_bytes(save(golden))  # save_file would make a file that only its owner can read
-    _write_manifest(run, manifest, work, asked, built, candidates)
+    parity = compare(score(work / MODEL, _inputs(rows)), rows["logit"], bound)
+    if (work / RANK).exists():
+        prove_ranking(work, schema, golden, bound)
     return parity
 
 
@@ -100,9 +139,13 @@ def _files(
     weights: Tensors,
     asked: pb.Precision,
     work: Path,
-    golden: Mapping[str, Array] | None,
+    rows: Mapping[str, Array] | None,
+    golden: Mapping[str, Array],
 ) -> _Built:
-    """Write the tables and the graphs of a precision; the bound is derived from golden rows if they are given."""
+    """Write the tables and the graphs of a precision; the bound is derived from rows, if they are given.
+
+    Of golden rows, what the ranking graph is proved with is among them: each context with each candidate.
+    """
     manifest = blueprint.manifest
     fields = {"embedding": manifest.plan.fields, "first_order": manifest.plan.first_order}
     codes, calibrated = choose(asked.tables, fields, weights), FLOAT_LAYERS
@@ -115,18 +158,17 @@ def _files(
             (work / name).write_bytes(graph.SerializeToString(deterministic=True))
             onnx.checker.check_model(str(work / name), full_check=True)
     bound = 0.0
-    if golden:
-        rows = _inputs(golden)
+    if rows:
+        scored = _inputs(rows)
         if model.ranking:
-            rows = {
-                name: np.concatenate([rows[name], each]) for name, each in _crossed(manifest.schema, golden).items()
-            }
-        bound = tolerance(manifest, rows, weights.read, weights.rows, codes, calibrated, model.values)
+            pairs = _crossed(manifest.schema, golden)
+            scored = {name: np.concatenate([array, pairs[name]]) for name, array in scored.items()}
+        bound = tolerance(manifest, scored, weights.read, weights.rows, codes, calibrated, model.values)
     return _Built(model, codes.tables, calibrated, bound)
 
 
-def _tried(run: Path, blueprint: Blueprint, weights: Tensors) -> list[pb.Candidate]:
-    """Every precision on the validation rows."""
+def _tried(run: Path, blueprint: Blueprint, weights: Tensors, work: Path) -> list[pb.Candidate]:
+    """Every precision on the validation rows; `work` has room for the tables, and keeps nothing."""
     rows = _rows(run, blueprint.manifest, VALIDATION)
     labels, found, exact = rows["label"], list[pb.Candidate](), np.zeros(0)
     if len(np.unique(labels)) < 2:
@@ -137,8 +179,8 @@ def _tried(run: Path, blueprint: Blueprint, weights: Tensors) -> list[pb.Candida
             remedy="Name a precision, or train with more validation rows",
         )
     for each in precision.every(dense=bool(layers_in_int8(blueprint.manifest.net))):
-        with tempfile.TemporaryDirectory(prefix="quorem-export-") as name:
-            _files(run, blueprint, weights, each, Path(name), None)
+        with tempfile.TemporaryDirectory(dir=work) as name:
+            _files(run, blueprint, weights, each, Path(name), None, {})
             logits = score(Path(name) / MODEL, _inputs(rows)).astype(np.float64)
             size = sum(path.stat().st_size for path in Path(name).iterdir())
         exact = exact if found else logits

@@ -34,7 +34,8 @@ def calibrate(blueprint: Blueprint, codes: Codes, directory: Path, rows: Mapping
     if not names:
         return FLOAT_LAYERS
     sides, store = whole_rows(blueprint.manifest.schema), Store()
-    graph, values = blueprint.graph(store, sides, codes, FLOAT_LAYERS)
+    uncalibrated = Calibrated(frozenset(names))  # multiplied in float32, but reading what the layers in int8 will
+    graph, values = blueprint.graph(store, sides, codes, uncalibrated)
     wanted = {source: values[source] for layer in net.layers if layer.name in names for source in layer.inputs}
     tensors = sorted({piece.tensor for value in wanted.values() for piece in value.pieces if not piece.deferred})
     outputs = [onnx.helper.make_empty_tensor_value_info(tensor) for tensor in tensors]

@@ -10,7 +10,7 @@ repository that `quorem serve` and Triton both read.
 A version has two graphs over the same tables: model.onnx scores rows, rank.onnx one context
 and N candidates, the context once. It is published only when ONNX Runtime gives the logits
 that torch gave for the run's held-out rows, to within a bound that is derived from the
-precision (1e-5 x max(1, |logit|) in float32); otherwise nothing is written.
+precision (in float32, 1e-5 x max(1, |logit|) or a little more); otherwise nothing is written.
 
 Precision: fp32, fp16 or int8 for the tables, and behind a plus int8 for wide dense layers:
 fp16, int8+int8 … `auto` tries them all on the run's validation rows and takes the smallest
@@ -68,6 +68,8 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
 def _run(args: argparse.Namespace) -> int:
     if (args.check and (args.to or args.tune)) or not (args.check or args.to or args.tune):
         args.refuse("name --to to publish (with --tune or without), or --check, or --tune for a published version")
+    if not args.max_auc_loss >= 0:  # not a number is neither
+        args.refuse("--max-auc-loss is 0 or more")
     from .run import main
 
     return main(args)

@@ -30,8 +30,8 @@ class Calibrated:
     ranges: Mapping[str, Range] = field(default_factory=lambda: MappingProxyType({}))
 
     def range_of(self, layer: pb.Layer, source: int = 0) -> Range | None:
-        """The range of a source of a layer in int8; None of another layer."""
-        return self.ranges[layer.inputs[source]] if layer.name in self.layers else None
+        """The range of a source of a layer in int8; None of another layer, and where none is known yet."""
+        return self.ranges.get(layer.inputs[source]) if layer.name in self.layers else None
 
 
 FLOAT_LAYERS = Calibrated()  # none in int8

@@ -1,6 +1,6 @@
 """Precision: how numbers are kept, named `fp16` or `int8+int8`, tables first; `auto` tries all on validation rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 from ..protos import manifest_pb2 as pb
@@ -45,7 +45,8 @@ def every(*, dense: bool) -> Iterator[pb.Precision]:
         yield pb.Precision(tables=tables, dense=layers)
 
 
-def smallest(candidates: list[pb.Candidate], most_auc_loss: float) -> pb.Candidate:
-    """The candidate of fewest bytes whose AUC is at most so much below that of float32, the first one."""
+def by_size(candidates: Sequence[pb.Candidate], most_auc_loss: float) -> list[pb.Precision]:
+    """The precisions whose AUC is at most so much below that of float32, the first candidate; fewest bytes first."""
     least = candidates[0].auc - most_auc_loss
-    return min((each for each in candidates if each.auc >= least), key=lambda each: each.bytes, default=candidates[0])
+    kept = [each for each in candidates if each.auc >= least]
+    return [each.precision for each in sorted(kept, key=lambda each: each.bytes)]

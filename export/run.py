@@ -11,7 +11,7 @@ from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
 from ..protos.errors import ArtifactError
 from . import precision
-from .bundle import prove_bundle, prove_run, publish
+from .bundle import FLOAT32, prove_bundle, prove_run, publish
 from .parity import Parity
 from .tune import NAME, tune
 
@@ -71,7 +71,7 @@ def _facts(manifest: pb.Manifest, parity: Parity) -> dict[str, object]:
         "files": {file.name: file.bytes for file in manifest.files},
         "table_bytes": export.table_bytes,
         "parts": {part.name: part.bytes for part in export.parts},
-        "precision": precision.told(export.precision),
+        "precision": precision.told(export.precision if export.HasField("precision") else FLOAT32),
         "nodes": {graph.file: sum(stage.nodes for stage in graph.stages) for graph in export.graphs},
         "no_rank": export.no_rank,
         "candidates": [

@@ -91,7 +91,7 @@ def read_rows(path: Path, manifest: pb.Manifest, *, scored: bool = True) -> Mapp
 
 
 def _check_vocabularies(manifest: pb.Manifest, weights: Tensors) -> None:
-    """The search in the graph rests on values that rise, the lookup on ids that the tables have."""
+    """Encoding rests on values that rise, the hash in the graph on distinct ones and on ids from 1 to their number."""
     for feature in manifest.schema.features:
         if feature.WhichOneof("encoding") == "vocabulary":
             values, ids = (weights.read(f"vocabulary.{feature.name}.{role}") for role in ("values", "ids"))

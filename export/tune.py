@@ -13,6 +13,7 @@ from time import perf_counter
 
 import numpy as np
 
+from ..protos import exported
 from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
 from .build import GOLDEN, MODEL, RANK
@@ -44,12 +45,17 @@ class Tuning:
 
 
 def tune(directory: Path) -> Tuning:
-    """Measure a bundle and write its `tuning.json`."""
-    manifest = manifests.read(directory, verify_digests=False)
+    """Measure a bundle and write its `tuning.json`.
+
+    Raises:
+        ArtifactError: a bundle that cannot be trusted.
+    """
+    manifest = manifests.read(directory)
+    exported.check(manifest, str(directory / manifests.NAME))
     golden = read_rows(directory / GOLDEN, manifest)
     rows = {name: golden[name] for name in ("ids", "dense") if name in golden}
     found = Tuning(
-        None if manifest.export.no_rank else _rank_from(directory, manifest.schema, rows),
+        _rank_from(directory, manifest.schema, rows) if RANK in exported.graphs(manifest) else None,
         _batches(directory, rows),
         _machine(),
     )

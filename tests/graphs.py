@@ -15,6 +15,7 @@ import oracle
 import runs
 from quorem.export.bundle import export
 from quorem.export.graph import Graph, value_info
+from quorem.export.int8 import FLOAT_LAYERS, Calibrated
 from quorem.export.layers import build
 from quorem.export.precision import parse
 from quorem.export.values import Piece, Value, whole
@@ -97,6 +98,7 @@ def net_in_graph(
     inputs: Mapping[str, runs.Array],
     weights: Mapping[str, runs.Array],
     pieces: Mapping[str, Sequence[Piece]] = MappingProxyType({}),
+    calibrated: Calibrated = FLOAT_LAYERS,
 ) -> tuple[list[str], float]:
     """Operators of a net alone, and how far its result is from the oracle's.
 
@@ -105,6 +107,7 @@ def net_in_graph(
         inputs: [R, ...] each.
         weights: by name.
         pieces: those in which inputs come; others come as they are. Columns of a piece of one row are the same in all.
+        calibrated: the layers in int8.
     """
     graph, values, given = Graph(), dict[str, Value](), dict[str, runs.Array]()
     infos = list[onnx.ValueInfoProto]()
@@ -117,7 +120,7 @@ def net_in_graph(
             given[piece.tensor] = np.ascontiguousarray(held).reshape(-1, *piece.shape)
             infos.append(value_info(piece.tensor, "float32", *piece.shape, once=piece.once))
         values[name] = Value(tuple(several))
-    last = build(graph, net, values, weights.__getitem__)[net.layers[-1].name]
+    last = build(graph, net, values, weights.__getitem__, calibrated)[net.layers[-1].name]
     tensor = whole(graph, "found", last)
     model = graph.model(infos, [value_info(tensor, "float32", last.width, once=last.once)])
     onnx.checker.check_model(model, full_check=True)

@@ -1,6 +1,7 @@
 """`quorem export --precision` and `--tune`: chosen by name or by AUC, refused by name, the same bytes every time."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import runs
 from quorem.command import main
 from quorem.export.bundle import prove_bundle, publish
-from quorem.export.precision import every, parse, smallest, told
+from quorem.export.precision import by_size, every, parse, told
 from quorem.protos import errors
 from quorem.protos import manifest as manifests
 from quorem.protos import manifest_pb2 as pb
@@ -155,7 +156,7 @@ def by_rank(tensors: dict[str, runs.Array]) -> None:
     tensors["label"] = (tensors["logit"] > np.median(tensors["logit"])).astype(np.float32)
 
 
-def test_auto_takes_the_smallest_that_keeps_the_auc_and_shows_the_others(
+def test_auto_takes_the_by_size_that_keeps_the_auc_and_shows_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     run = made(tmp_path / "run", manifest_of())
@@ -178,7 +179,7 @@ def test_auto_takes_the_smallest_that_keeps_the_auc_and_shows_the_others(
         least = found.candidates[0].auc - float(most)
         good = [each for each in found.candidates if each.auc >= least]
         assert found.precision == min(good, key=lambda each: each.bytes).precision
-        assert found.precision == smallest(list(found.candidates), float(most)).precision
+        assert found.precision == by_size(list(found.candidates), float(most))[0]
         if most == "1":
             assert facts["precision"] == "int8+int8", "any loss is allowed"
             graphs = [(model / "1" / name).stat().st_size for name in ("tables.bin", "model.onnx", "rank.onnx")]
@@ -198,15 +199,24 @@ def test_auto_takes_the_smallest_that_keeps_the_auc_and_shows_the_others(
         ((0.8, 0.7, 0.6), 1, 2),
     ],
 )
-def test_the_smallest_whose_auc_stays_is_chosen(aucs: tuple[float, ...], most: float, chosen: int):
+def test_the_by_size_whose_auc_stays_is_chosen(aucs: tuple[float, ...], most: float, chosen: int):
     candidates = [pb.Candidate(bytes=100 - n, auc=auc) for n, auc in enumerate(aucs)]
-    assert smallest(candidates, most) is candidates[chosen]
+    for number, each in enumerate(candidates):
+        each.precision.tables = (pb.FP32, pb.FP16, pb.INT8)[number]
+    assert by_size(candidates, most)[0] == candidates[chosen].precision
 
 
 def test_auto_leaves_layers_that_are_narrow_in_floats(tmp_path: Path):
     run = made(tmp_path / "run", manifest_of(mlp=8))
     bundle, _ = publish(run, tmp_path / "ctr", precision=None)
     assert [told(each.precision) for each in manifests.read(bundle).export.candidates] == PRECISIONS[:3]
+
+
+def test_auto_tries_where_it_publishes(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Tables may be larger than what is temporary on a machine."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    bundle, _ = publish(run, tmp_path / "ctr", precision=None)
+    assert set(names(bundle)) == {file.name for file in manifests.read(bundle).files} | {"manifest.json"}
 
 
 def test_auto_needs_labels_of_both_kinds(tmp_path: Path):
@@ -293,6 +303,23 @@ def test_a_model_without_a_ranking_graph_never_ranks(tmp_path: Path, capsys: pyt
     Model(Version("ctr", 1, tmp_path / "ctr" / "1"), "cpu").warm()
 
 
+def test_a_bundle_of_earlier_versions_is_checked_and_tuned(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """It has one graph, in float32, and says neither."""
+    bundle, _ = publish(run, tmp_path / "ctr")
+    manifest = manifests.read(bundle)
+    for name in ("precision", "graphs", "no_rank", "parts"):
+        manifest.export.ClearField(name)
+    (bundle / "rank.onnx").unlink()
+    del manifest.files[:]
+    manifest.files.extend(manifests.describe_files(bundle, ("golden.safetensors", "model.onnx", "tables.bin")))
+    manifests.write(bundle, manifest)
+    assert command(bundle, "--check", capsys=capsys)["precision"] == "fp32"
+    command(bundle, "--tune", capsys=capsys)
+    assert tuning.read(bundle).rank_from is None
+
+
 def test_a_run_alone_is_not_tuned(run: Path, capsys: pytest.CaptureFixture[str]):
     before = names(run)
     facts = command(run, "--tune", capsys=capsys, status=2)
@@ -303,7 +330,12 @@ def test_a_run_alone_is_not_tuned(run: Path, capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("--check", "--tune"), ("--check", "--to", "x"), ("--to", "x", "--max-auc-loss", "much")],
+    [
+        (),
+        ("--check", "--tune"),
+        ("--check", "--to", "x"),
+        *(("--to", "x", "--max-auc-loss", loss) for loss in ("much", "nan", "-1")),
+    ],
 )
 def test_arguments_that_mean_nothing_together_are_refused(
     run: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]

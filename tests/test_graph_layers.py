@@ -8,7 +8,8 @@ import runs
 from graphs import layer, net_in_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quorem.export.values import Piece
+from quorem.export.int8 import Calibrated
+from quorem.export.values import Piece, Range
 from quorem.protos import manifest_pb2 as pb
 from quorem.protos import nets
 
@@ -86,6 +87,27 @@ def test_layers_read_any_value_in_any_shape() -> None:
     }
     _, distance = net_in_graph(net, inputs, weights)
     assert distance < 1e-4
+
+
+def test_a_layer_in_int8_reads_a_cross_beside_numbers() -> None:
+    """What the cross left to its reader is added in float32, so its positive part is not uint8 yet."""
+    net = pb.Net(
+        layers=[
+            layer("cross", "x", "x", cross=pb.Cross(width=64)),
+            layer("all", "cross", "x", concat=pb.Concat()),
+            layer("one", "all", linear=pb.Linear(inputs=128, outputs=64)),
+            layer("relu", "one", activation=pb.Activation(function=pb.RELU)),
+            layer("two", "relu", linear=pb.Linear(inputs=64, outputs=16)),
+        ]
+    )
+    rng = np.random.default_rng(0)
+    weights = {name: rng.normal(size=shape).astype(np.float32) / 8 for name, shape in nets.weight_shapes(net).items()}
+    inputs = {"x": rng.normal(size=(9, 64)).astype(np.float32)}
+    ranges = {"all": Range(np.full(128, -4.0), np.full(128, 4.0)), "relu": Range(np.zeros(64), np.full(64, 16.0))}
+    _, exact = net_in_graph(net, inputs, weights)
+    operators, distance = net_in_graph(net, inputs, weights, calibrated=Calibrated(frozenset({"one", "two"}), ranges))
+    assert operators.count("QGemm") == 2
+    assert exact < 1e-5 < distance < 0.5
 
 
 def test_pairs_that_two_layers_read_are_computed_once() -> None:

@@ -14,7 +14,10 @@ import pytest
 import runs
 from graphs import ENCODINGS, field, off, opened, request, scored
 from quorem.export.bundle import export
+from quorem.export.calibration import calibrate
+from quorem.export.codes import FLOATS
 from quorem.export.int8 import layers_in_int8
+from quorem.export.model import Blueprint
 from quorem.export.precision import DENSE, TABLES, parse, told
 from quorem.protos import manifest as manifests
 from quorem.protos import manifest_pb2 as pb
@@ -100,3 +103,29 @@ def test_every_model_in_every_precision(tmp_path: Path, run: Run, precision: str
         ranked = scored(ranking, asked.ranking)
         assert ranked.shape == (count,)
         assert off(ranked, run.logits(asked.row_wise)) <= bound
+
+
+@pytest.mark.parametrize("name", ["nfm", "deepfm", "dlrm", "dcnv2"])
+def test_layers_are_calibrated_to_what_they_read(tmp_path: Path, name: str) -> None:
+    """A normalisation before a layer, which one in float32 would take into itself, among it."""
+    features = [runs.categorical(f"c{k}", "id", 30 + k) for k in range(4)]
+    settings = SETTINGS.get(name, WIDE) | ({"batchnorm": True} if name == "nfm" else {})
+    manifest = runs.model(features, [field(each, "qr", "mult", 64) for each in features], name, **settings)
+    rng = np.random.default_rng(3)
+    weights = weights_of(manifest, rng)
+    for each in (each for each in weights if each.endswith("norm.variance")):
+        weights[each] /= 100
+    runs.write(tmp_path / "run", manifest, weights, runs.scored(manifest, weights, rng, ROWS))
+    bundle = export(tmp_path / "run", tmp_path / "model")
+    ids, dense = runs.rows(manifest, weights, rng, ROWS)
+    rows = {"ids": ids} | ({"dense": dense} if dense.shape[1] else {})
+    found = calibrate(Blueprint(manifest, weights.__getitem__), FLOATS, bundle, rows)
+    assert not (bundle / "probe.onnx").exists()
+    assert sorted(found.layers) == sorted(layers_in_int8(manifest.net)) != []
+    values = oracle.inputs(manifest, weights, ids, dense)
+    for layer in manifest.net.layers:
+        sources = [values[name] for name in layer.inputs]
+        values[layer.name] = oracle.LAYERS[str(layer.WhichOneof("kind"))](layer, weights, sources)
+    for source, known in found.ranges.items():
+        for ends, expected in ((known.low, values[source].min(axis=0)), (known.high, values[source].max(axis=0))):
+            np.testing.assert_allclose(ends, expected, atol=1e-4, rtol=1e-4)
