@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 SHELL := bash
 
-.PHONY: help demo test fuzz lint fmt bench study protos clean
+.PHONY: help demo test fuzz soak lint fmt bench study protos clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -22,8 +22,14 @@ demo: $(STAMP) ## synthetic clicks all the way to scores: a page and a table, in
 test: $(STAMP) ## every test; set QUOREM_DATA for those on real rows
 	$(BIN)/python -m pytest
 
-fuzz: $(STAMP) ## bundles spoilt at random for ten minutes, or FUZZ_SECONDS: none is half read, none ends a process
-	$(BIN)/python tests/fuzz.py
+FUZZ_SECONDS ?= 600
+
+fuzz: $(STAMP) ## bundles and requests spoilt at random for ten minutes, or FUZZ_SECONDS: none is half read, none ends a process
+	FUZZ_SECONDS=$$(( $(FUZZ_SECONDS) / 2 )) $(BIN)/python tests/fuzz.py
+	FUZZ_SECONDS=$$(( $(FUZZ_SECONDS) / 2 )) $(BIN)/python tests/fuzz_requests.py
+
+soak: $(STAMP) ## a server under load for ten minutes, or SOAK_SECONDS, while versions change, bad ones come and workers die
+	$(BIN)/python tests/soak.py
 
 lint: $(STAMP) ## style, types and import directions
 	$(BIN)/ruff check

@@ -34,7 +34,12 @@
     ├── NotFound               a model, a version or a label that is not served
     ├── WrongSchema            the caller was built, or the plan was searched, for another schema
     ├── Unimplemented          a part of the protocol that this server does not have
-    └── Unavailable            the endpoint or the model cannot answer now
+    ├── Unavailable            the endpoint or the model cannot answer now
+    ├── Overloaded             the server has as much work as it can finish in time
+    ├── TooLate                the caller's deadline has passed, or would before an answer
+    ├── Gone                   the caller has cancelled the call, or its connection has ended
+    ├── Unauthenticated        a call that needs a token came without one that is known
+    └── Forbidden              a call that this server does not let anybody make
 
 Errors carry no status code of any transport: serve maps them in one table.
 """
@@ -207,3 +212,28 @@ class Unimplemented(QuoremError):
 
 class Unavailable(QuoremError):
     """The endpoint or the model cannot answer now."""
+
+
+class Overloaded(QuoremError):
+    """The server has as much work as it can finish in time.
+
+    retry_s: when to try again, seconds.
+    """
+
+    retry_s: float = 0.0
+
+
+class TooLate(QuoremError):
+    """The caller's deadline has passed, or would before an answer."""
+
+
+class Gone(QuoremError):
+    """The caller has cancelled the call, or its connection has ended."""
+
+
+class Unauthenticated(QuoremError):
+    """A call that needs a token came without one that is known."""
+
+
+class Forbidden(QuoremError):
+    """A call that this server does not let anybody make."""

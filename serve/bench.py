@@ -15,8 +15,10 @@ from ..protos import scoring_pb2 as scoring
 from ..protos.errors import NotFound, TooLarge, Unavailable
 from ..protos.manifest import write_atomically
 from . import cores
-from .client import TIMEOUT_S, UNLIMITED, Client, Description, error_of
+from .channel import TIMEOUT_S, Access, access_of, error_of
+from .client import Client
 from .drive import Drivers
+from .exchange import Description
 from .load import Protocol, drawn, from_file, requests
 from .report import Cell, cell, show
 from .services import INFERENCE, SCORER
@@ -34,7 +36,8 @@ def main(args: argparse.Namespace) -> int:
     out: Path | None = args.out
     if out is not None and not out.parent.is_dir():
         raise NotFound("--out stands in a directory", found="none", where=str(out.parent), remedy="Make it first")
-    with Client(args.endpoint) as client:
+    access = access_of(args)
+    with Client(**vars(access)) as client:
         served = client.describe(args.model)
     progress = Console(stderr=True)
     processes = args.processes or max(1, cores.usable()[0] // 2)
@@ -42,12 +45,10 @@ def main(args: argparse.Namespace) -> int:
     with Drivers(processes) as drivers, progress.status("building requests") as status:
         for rows in args.rows:
             built = _requests(args, served, rows)
-            _prove(args.endpoint, args.protocol, built[0], rows)
+            _prove(access, args.protocol, built[0], rows)
             for concurrency in args.concurrency:
                 status.update(f"{rows} rows a call, {concurrency} calls in flight")
-                measured = drivers.run(
-                    args.endpoint, PATHS[args.protocol], built, concurrency, args.warmup, args.duration
-                )
+                measured = drivers.run(access, PATHS[args.protocol], built, concurrency, args.warmup, args.duration)
                 cells.append(cell(rows, concurrency, measured))
     result = json.dumps(_facts(args, served, processes) | {"cells": [each.as_dict() for each in cells]})
     if args.json:
@@ -87,15 +88,16 @@ def _requests(args: argparse.Namespace, served: Description, rows: int) -> list[
     return requests(served, args.protocol, rows, columns)
 
 
-def _prove(endpoint: str, protocol: Protocol, request: bytes, rows: int) -> None:
+def _prove(access: Access, protocol: Protocol, request: bytes, rows: int) -> None:
     """Send one request and count the scores of its reply: what is timed afterwards are real answers.
 
     Raises:
         QuoremError: the server refuses it, or answers something else.
     """
-    with grpc.insecure_channel(endpoint, options=UNLIMITED) as channel:
+    endpoint = access.endpoint
+    with access.channel() as channel:
         try:
-            reply: bytes = channel.unary_unary(PATHS[protocol])(request, timeout=TIMEOUT_S)
+            reply: bytes = channel.unary_unary(PATHS[protocol])(request, timeout=TIMEOUT_S, metadata=access.metadata())
         except grpc.RpcError as error:
             raise error_of(error, endpoint) from None
     if protocol == "score":

@@ -1,79 +1,65 @@
 """Client: calls to a Scorer with numpy columns, and errors that are quorem's own."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import grpc
-import numpy as np
-from google.protobuf import json_format
 
-from ..protos import manifest_pb2, scoring_pb2_grpc
 from ..protos import scoring_pb2 as pb
-from ..protos.encode import Column, Float32s
-from ..protos.errors import Malformed, QuoremError, TooLarge, Unavailable, WrongType
+from ..protos import scoring_pb2_grpc
+from ..protos.encode import Column
+from ..protos.errors import QuoremError
 from ..protos.ids import Int64s
-from . import columns as wire
-from .settings import Limits
-from .statuses import ERROR_OF, Status
-
-TIMEOUT_S = 30.0
-UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-
-
-@dataclass(frozen=True)
-class Description:
-    """A served version: its schema, the schema's fingerprint, and what one request may ask for."""
-
-    model: str
-    version: int
-    fingerprint: str
-    schema: manifest_pb2.Schema
-    limits: Limits
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The reply to one request.
-
-    scores: (K,) float32, probabilities or logits; K is the number of rows, or the `top_k` best of them.
-    indices: (K,) int64, the rows' positions in the request; without `top_k` 0, 1, 2, …
-    candidate_ids: (K,) int64 or K strings, the caller's own; None where none were sent.
-    timings: where the server's time went, nanoseconds.
-    """
-
-    model: str
-    version: int
-    scores: Float32s
-    indices: Int64s
-    candidate_ids: Int64s | list[bytes] | None
-    timings: pb.Timings
-
-
-class Failure(Protocol):
-    """What an RPC error tells: grpc's class of it has no such methods, its instances do."""
-
-    def code(self) -> grpc.StatusCode:
-        """The status."""
-        ...
-
-    def details(self) -> str | None:
-        """The server's text, or grpc's own."""
-        ...
+from .batches import BATCH_ROWS, IN_FLIGHT, batches
+from .channel import TIMEOUT_S, Access, Attempts, Retry, Tls, error_of
+from .exchange import Description, Gathering, Scores, description_of, placed, request_of, scores_of
+from .rows import Batch
 
 
 class Client:
-    """One connection to a server; safe to share between threads.
+    """Connections to a server; safe to share between threads.
 
-    Every call raises InputError, NotFound, WrongSchema, Unimplemented or Unavailable for what the server refused, and
-    Unavailable where it cannot be reached or does not answer within the time.
+    Every call raises InputError, NotFound, WrongSchema, Unimplemented, Unauthenticated or Forbidden for what the server
+    refused, Overloaded where it has too much to do, TooLate where it does not answer within the time, and Unavailable
+    where it cannot be reached. `AsyncClient` is the same for asyncio.
     """
 
-    def __init__(self, endpoint: str, *, timeout_s: float = TIMEOUT_S) -> None:
-        self.endpoint, self._timeout_s = endpoint, timeout_s
-        self._channel = grpc.insecure_channel(endpoint, options=UNLIMITED)
-        self._stub = scoring_pb2_grpc.ScorerStub(self._channel)
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        tls: Tls | None = None,
+        token_file: Path | None = None,
+        insecure_token: bool = False,
+        connections: int = 1,
+        timeout_s: float = TIMEOUT_S,
+        retry: Retry | bool = True,
+    ) -> None:
+        """Prepare the connections, which are made by the first calls.
+
+        Args:
+            endpoint: host:port.
+            tls: certificates; None for a connection in the clear.
+            token_file: holds the bearer token of every call.
+            insecure_token: send it without TLS, too.
+            connections: that calls take turns on; a server's workers share its load by connections, not by calls.
+            timeout_s: of a call with all its attempts, where the call does not say.
+            retry: which calls are made again; True for the defaults, False for none.
+
+        Raises:
+            MissingFile, Malformed, DataError: a certificate, a key or a token that will not do.
+        """
+        access = Access(endpoint, tls, token_file, insecure_token)
+        self.endpoint, self._metadata, self._timeout_s = endpoint, access.metadata(), timeout_s
+        self._retry = retry if isinstance(retry, Retry) else Retry() if retry else Retry(attempts=1)
+        self._channels = [access.channel() for _ in range(connections)]
+        self._stubs = itertools.cycle([scoring_pb2_grpc.ScorerStub(channel) for channel in self._channels])
 
     def __enter__(self) -> Self:
         return self
@@ -84,28 +70,17 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
-        self._channel.close()
+        """Close the connections."""
+        for channel in self._channels:
+            channel.close()
 
-    def describe(self, model: str = "", *, version: int | None = None, label: str | None = None) -> Description:
+    def describe(
+        self, model: str = "", *, version: int | None = None, label: str | None = None, timeout_s: float | None = None
+    ) -> Description:
         """What a model takes; an empty name means the only model there is."""
-        reply = self._call(self._stub.Describe, pb.DescribeRequest(model=model, version=version, label=label))
-        try:
-            schema = json_format.Parse(reply.schema_json, manifest_pb2.Schema())
-        except json_format.ParseError as error:
-            raise Malformed(
-                "a server describes its schema as a quorem.v1.Schema",
-                found=str(error),
-                where=self.endpoint,
-                remedy="Install the server's version of quorem",
-            ) from None
-        return Description(
-            model=reply.model,
-            version=reply.version,
-            fingerprint=reply.schema_fingerprint,
-            schema=schema,
-            limits=Limits(max_rows=reply.limits.max_rows, max_request_bytes=reply.limits.max_request_bytes),
-        )
+        request = pb.DescribeRequest(model=model, version=version, label=label)
+        reply = self._call(lambda stub: stub.Describe, request, timeout_s)
+        return description_of(reply, self.endpoint)
 
     def score(
         self,
@@ -120,69 +95,106 @@ class Client:
         top_k: int = 0,
         logit: bool = False,
         schema_fingerprint: str = "",
+        timeout_s: float | None = None,
     ) -> Scores:
         """Score `rows` candidates: `columns` holds one value a row, `context` one value for all of them."""
-        request = request_of(columns, rows, context)
-        request.MergeFrom(
-            pb.ScoreRequest(
-                model=model,
-                version=version,
-                label=label,
-                top_k=top_k,
-                output=pb.LOGIT if logit else pb.PROBABILITY,
-                schema_fingerprint=schema_fingerprint,
-                candidate_ids=_ids(candidate_ids),
+        request = request_of(
+            columns,
+            rows,
+            context,
+            model=model,
+            version=version,
+            label=label,
+            candidate_ids=candidate_ids,
+            top_k=top_k,
+            logit=logit,
+            schema_fingerprint=schema_fingerprint,
+        )
+        return scores_of(self._call(lambda stub: stub.Score, request, timeout_s), request, self.endpoint)
+
+    def score_rows(
+        self,
+        model: str,
+        columns: Mapping[str, Column],
+        rows: int,
+        *,
+        context: Mapping[str, Column] | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        logit: bool = False,
+        batch_rows: int = BATCH_ROWS,
+        in_flight: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Scores:
+        """Score any number of rows, `batch_rows` a call (fewer where the server takes fewer), in order.
+
+        All are scored by one version, which is the one that a first call finds. `context` and `timeout_s` are those of
+        every call. An error names the rows of the call that failed.
+        """
+        served = self.describe(model, version=version, label=label, timeout_s=timeout_s)
+        found = Gathering(rows)
+        parts = batches(columns, rows, min(batch_rows, served.limits.max_rows))
+        for reply in self.score_batches(
+            served, parts, context=context, logit=logit, in_flight=in_flight, timeout_s=timeout_s
+        ):
+            found.add(reply)
+        return found.scores(served)
+
+    def score_batches(
+        self,
+        served: Description,
+        parts: Iterable[Batch],
+        *,
+        context: Mapping[str, Column] | None = None,
+        logit: bool = False,
+        in_flight: int | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[Scores]:
+        """Score batches by a version that `describe` told, `in_flight` at a time; replies in the order of the batches.
+
+        Batches are taken as calls are begun, so that a file of any length goes through. An error names the rows of the
+        call that failed, once all before it are answered.
+        """
+        window = in_flight or IN_FLIGHT * len(self._channels)
+        pending = deque[tuple[Batch, Future[Scores]]]()
+        threads = ThreadPoolExecutor(window, thread_name_prefix="score")
+
+        def call(batch: Batch) -> Scores:
+            return self.score(
+                served.model,
+                batch.columns,
+                batch.rows,
+                context=context,
+                version=served.version,
+                logit=logit,
+                schema_fingerprint=served.fingerprint,
+                timeout_s=timeout_s,
             )
-        )
-        reply: pb.ScoreResponse = self._call(self._stub.Score, request)
-        scores = np.frombuffer(reply.scores, wire.FLOAT32)
-        indices = np.frombuffer(reply.indices, wire.UINT32).astype(np.int64)
-        echoed = reply.candidate_ids.WhichOneof("ids")
-        ids = None
-        if echoed == "int64s":
-            ids = np.frombuffer(reply.candidate_ids.int64s, wire.INT64)
-        elif echoed == "strings":
-            ids = wire.split(reply.candidate_ids.strings, "candidate_ids")
-        indices = indices if top_k else np.arange(len(scores))
-        return Scores(reply.model, reply.version, scores, indices, ids, reply.timings)
 
-    def _call(self, method: Any, request: Any) -> Any:
         try:
-            return method(request, timeout=self._timeout_s)
-        except grpc.RpcError as error:
-            raise error_of(error, self.endpoint) from None
+            for batch in parts:
+                pending.append((batch, threads.submit(call, batch)))
+                if len(pending) == window:
+                    yield _next(pending)
+            while pending:
+                yield _next(pending)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _call(self, method: Callable[[scoring_pb2_grpc.ScorerStub], Any], request: Any, timeout_s: float | None) -> Any:
+        attempts = Attempts(self._retry, self._timeout_s if timeout_s is None else timeout_s)
+        while True:
+            try:
+                return method(next(self._stubs))(request, timeout=attempts.left_s, metadata=self._metadata)
+            except grpc.RpcError as error:
+                if (wait_s := attempts.wait_s(error)) is None:
+                    raise error_of(error, self.endpoint) from None
+            time.sleep(wait_s)
 
 
-def request_of(
-    columns: Mapping[str, Column], rows: int, context: Mapping[str, Column] | None = None
-) -> pb.ScoreRequest:
-    """The columns of a request, packed; the rest is the caller's to fill in."""
-    return pb.ScoreRequest(
-        context=[wire.encode(name, column) for name, column in (context or {}).items()],
-        candidates=[wire.encode(name, column) for name, column in columns.items()],
-        rows=rows,
-    )
-
-
-def error_of(error: Failure, endpoint: str) -> QuoremError:
-    """quorem's error for an RPC's: its class from the status, its text from the server."""
-    status, details = Status(error.code().value[0]), error.details() or "no reason given"
-    kind = ERROR_OF.get(status, QuoremError)
-    if kind is Unavailable:
-        return Unavailable(
-            "the server answers",
-            found=f"{error.code().name}: {details}",
-            where=endpoint,
-            remedy="Check that `quorem serve` runs there, and try again",
-        )
-    return kind(details, where=endpoint, remedy="Send fewer rows per call" if kind is TooLarge else "")
-
-
-def _ids(ids: Int64s | Sequence[bytes] | None) -> pb.CandidateIds | None:
-    if ids is None:
-        return None
-    if isinstance(ids, np.ndarray):
-        if ids.dtype.kind != "i":
-            raise WrongType("candidate ids are integers or strings", found=str(ids.dtype), where="candidate_ids")
-        return pb.CandidateIds(int64s=ids.astype(wire.INT64).tobytes())
-    return pb.CandidateIds(strings=wire.join(ids))
+def _next(pending: deque[tuple[Batch, Future[Scores]]]) -> Scores:
+    batch, reply = pending.popleft()
+    try:
+        return reply.result()
+    except QuoremError as error:
+        raise placed(error, batch) from None

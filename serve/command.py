@@ -79,6 +79,19 @@ def _register_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         help="processes (default: the cores it may use; 1 on cuda)",
     )
     parser.add_argument(
+        "--versions",
+        metavar="POLICY",
+        default="latest:1",
+        help="of each model: latest:N, all, or numbers as in 1,3; labelled ones besides (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        type=_number(float, 0, 86400),
+        default=2.0,
+        help="between looks for new versions; 0: never (default: %(default)s)",
+    )
+    parser.add_argument(
         "--max-rows",
         metavar="N",
         type=_number(int, 1, 1 << 20),
@@ -88,6 +101,52 @@ def _register_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.add_argument(
         "--max-request-mb", metavar="N", type=_number(int, 1, 2047), default=16, help="MiB (default: %(default)s)"
     )
+    parser.add_argument(
+        "--max-rows-in-flight",
+        metavar="N",
+        type=_number(int, 1, 1 << 24),
+        default=8192,
+        help="per worker; what comes beyond is refused at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-streams",
+        metavar="N",
+        type=_number(int, 1, 4096),
+        default=64,
+        help="streaming calls per worker (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--batch-rows",
+        metavar="N",
+        type=_number(int, 0, 1 << 20),
+        help="compute calls together, up to so many rows; 0: one by one (default: 0, on cuda 1024)",
+    )
+    parser.add_argument(
+        "--batch-delay-ms",
+        metavar="MS",
+        type=_number(float, 0, 1000),
+        default=0.5,
+        help="that the first of them waits for others (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--metrics-port", metavar="N", type=_number(int, 0, 65535), help="Prometheus, over HTTP; 0: a free one"
+    )
+    parser.add_argument("--access-log", metavar="FILE", type=Path, help="gets a JSON line a call, without its content")
+    parser.add_argument(
+        "--access-log-sample",
+        metavar="N",
+        type=_number(int, 1, 1 << 30),
+        default=1,
+        help="tell one in N of the calls that end well, and all others (default: %(default)s)",
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="serve over TLS with this certificate (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="its key (PEM, without a password)")
+    parser.add_argument("--tls-ca", metavar="FILE", type=Path, help="callers need a certificate that this vouches for")
+    parser.add_argument("--token-file", metavar="FILE", type=Path, help="tokens of callers, `name token` a line")
+    parser.add_argument(
+        "--token-for", choices=("control", "all"), default="control", help="calls that need one (default: %(default)s)"
+    )
+    parser.add_argument("--allow-control", action="store_true", help="let callers with a token load and unload models")
     parser.add_argument(
         "--grace",
         metavar="SECONDS",
@@ -116,6 +175,14 @@ def _register_score(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         "--batch", metavar="N", type=_number(int, 1, 1 << 20), default=512, help="rows per call (default: %(default)s)"
     )
     _add_file_options(parser)
+    _add_access_options(parser)
+    parser.add_argument(
+        "--connections",
+        metavar="N",
+        type=_number(int, 1, 1024),
+        default=1,
+        help="that calls take turns on, two in flight on each; workers share load by them (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, and errors as JSON too")
     parser.set_defaults(run=_score, extra=None)
 
@@ -139,6 +206,7 @@ def _register_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     )
     parser.add_argument("--rows-file", metavar="FILE", type=Path, help="take rows from a file, as `quorem score` does")
     _add_file_options(parser)
+    _add_access_options(parser)
     parser.add_argument("--protocol", choices=("score", "infer"), default="score", help="Scorer/Score or ModelInfer")
     parser.add_argument(
         "--processes", metavar="N", type=_number(int, 1, 1024), help="client processes (default: half the cores)"
@@ -169,6 +237,14 @@ def _add_file_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="a column of the file that is no feature, such as the label (repeatable)",
     )
+
+
+def _add_access_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tls-ca", metavar="FILE", type=Path, help="call over TLS; who vouches for the server (PEM)")
+    parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="the caller's certificate, for mutual TLS (PEM)")
+    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="its key (PEM, without a password)")
+    parser.add_argument("--token-file", metavar="FILE", type=Path, help="holds the bearer token of every call")
+    parser.add_argument("--insecure-token", action="store_true", help="send the token without TLS, too")
 
 
 def _number(kind: Callable[[str], N], low: N, high: N) -> Callable[[str], N]:

@@ -3,20 +3,20 @@
 from google.protobuf import json_format
 
 from ..protos import scoring_pb2 as pb
+from .call import Call
 from .messages import parse
 from .repository import Repository
 from .score_method import most_rows
 
 
-def describe(repository: Repository, request: bytes) -> bytes:
+def describe(repository: Repository, request: bytes, _call: Call) -> bytes:
     """Answer a serialized DescribeRequest with a serialized DescribeResponse.
 
     Raises:
         InputError: a request that is none.
         NotFound: not served.
     """
-    call = parse(pb.DescribeRequest, "quorem.v1.DescribeRequest", request)
-    model = repository.selected(call)
+    model = repository.selected(parse(pb.DescribeRequest, "quorem.v1.DescribeRequest", request))
     limits = repository.limits
     return pb.DescribeResponse(
         model=model.version.name,

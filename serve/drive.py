@@ -19,22 +19,18 @@ import grpc
 from hdrh.histogram import HdrHistogram
 
 from ..protos.errors import Unavailable
+from .channel import Access
 
 LEAST_NS, MOST_NS, DIGITS = 1_000, 60_000_000_000, 3
 TIMEOUT_S = 30.0
 AFTER_FAILURE_S = 0.01  # a server that refuses at once is not asked again at once
-OPTIONS = [
-    ("grpc.use_local_subchannel_pool", 1),  # one connection per channel
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-]
 
 
 @dataclass(frozen=True)
 class Job:
     """What one process does: `threads` closed loops over the same requests, after a warm-up that is not measured."""
 
-    endpoint: str
+    access: Access
     path: str
     requests: Sequence[bytes]
     threads: int
@@ -96,7 +92,7 @@ class Drivers:
             process.join(TIMEOUT_S)
 
     def run(
-        self, endpoint: str, path: str, requests: Sequence[bytes], concurrency: int, warmup_s: float, duration_s: float
+        self, access: Access, path: str, requests: Sequence[bytes], concurrency: int, warmup_s: float, duration_s: float
     ) -> Measured:
         """Keep `concurrency` calls in flight, shared between the processes.
 
@@ -109,12 +105,14 @@ class Drivers:
         total = Measured()
         try:
             for pipe, threads in used:
-                pipe.send(Job(endpoint, path, requests, threads, warmup_s, duration_s))
+                pipe.send(Job(access, path, requests, threads, warmup_s, duration_s))
             connected = [pipe.recv() for pipe, _ in used]
             for pipe, _ in used:
                 pipe.send(all(connected))
             if not all(connected):
-                raise Unavailable("the server takes connections", where=endpoint, remedy="Check that it still runs")
+                raise Unavailable(
+                    "the server takes connections", where=access.endpoint, remedy="Check that it still runs"
+                )
             for pipe, _ in used:
                 latencies, failures, wall_s, cpu_s = pipe.recv()
                 total.add(Measured(_decoded(latencies), failures, wall_s, cpu_s))
@@ -128,7 +126,7 @@ def _serve_jobs(pipe: Connection) -> None:
     try:
         while True:
             job: Job = pipe.recv()
-            channels = [grpc.insecure_channel(job.endpoint, options=OPTIONS) for _ in range(job.threads)]
+            channels = [job.access.channel() for _ in range(job.threads)]
             pipe.send(_connected(channels))
             if pipe.recv():
                 pipe.send(_run(job, channels))
@@ -168,12 +166,12 @@ def _run(job: Job, channels: Sequence[grpc.Channel]) -> tuple[bytes, Counter[str
 
 
 def _loop(job: Job, channel: grpc.Channel, number: int, start: int, end: int, part: Measured) -> None:
-    call, requests = channel.unary_unary(job.path), job.requests
+    call, requests, metadata = channel.unary_unary(job.path), job.requests, job.access.metadata()
     position, record = number * len(requests) // job.threads, part.latencies.record_value
     while (begin := time.perf_counter_ns()) < end:
         failure = None
         try:
-            call(requests[position], timeout=TIMEOUT_S)
+            call(requests[position], timeout=TIMEOUT_S, metadata=metadata)
         except grpc.RpcError as error:
             failure = error.code().name
             time.sleep(AFTER_FAILURE_S)

@@ -40,6 +40,7 @@ class Graph:
             WrongShape: other inputs or outputs.
         """
         self._names = [name for name, (_, shape) in inputs.items() if shape[1]]
+        self.is_row_wise = all(rows is None for _, (rows, _) in inputs.values())
         self._session = _open(path, device)
         expected = {name: (KINDS[str(inputs[name][0])], list(inputs[name][1])) for name in self._names}
         with told("ONNX Runtime tells what a bundle's graph reads", path):

@@ -1,79 +1,111 @@
 """gRPC: the transport that carries the methods' bytes, on grpcio's server, with grpc.health.v1 beside them.
 
 A synchronous server on raw bytes with few threads behind a SimpleQueue is the fastest that grpcio's public interface
-allows: a thread pool of the standard library costs 15 to 20 % more CPU a call.
+allows: a thread pool of the standard library costs 15 to 20 % more CPU a call. What there is no room for is refused by
+the thread that met it, before its message is read.
 """
 
 import logging
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from functools import partial
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any
+from threading import BoundedSemaphore
+from typing import Any, NoReturn
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ..protos.errors import QuoremError, Unavailable
-from .health import OWN_POOL, Health
-from .methods import Method
+from ..protos.errors import Gone, Overloaded, QuoremError, TooLate, Unavailable
+from .call import Call, Method, Stream
+from .health import Health
+from .reflection import add_reflection
 from .settings import Limits
 from .statuses import Status, message_of, status_of
+from .threads import OWN_POOL, AtOnce, Threads, arrived
 
 THREADS = 4  # measured: fewer wait for one another, more take turns
-ASIDE_THREADS = 2
+ASIDE_THREADS = CONTROL_THREADS = 2
 HEAVY = ("Score", "ModelInfer")
+CONTROL = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "ModelStatistics")
+MOST_WAITING = 512  # calls of a pool; of the smallest scores, about 50 ms
+RETRY_S = 0.1  # where no better is known
 POLL_S = 0.005  # how often a drain looks for calls that are still live
 LINGER_S = 0.1  # for the last replies to reach their callers before connections end
+FOREVER_S = 1e8  # gRPC tells no deadline as one in centuries
+RETRY_AFTER = "retry-after-ms"
+BEARER = "bearer "
 CODES = {code.value[0]: code for code in grpc.StatusCode}
+OPTIONS = [
+    ("grpc.so_reuseport", 1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_concurrent_streams", 1024),  # of one connection; its caller keeps the others back
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+]
+
+Refusal = Callable[[int], QuoremError | None]
+Observe = Callable[[str, Call, Status, float], None]
 
 log = logging.getLogger(__name__)
 
 
-class GrpcServer:
+class GrpcServer(grpc.GenericRpcHandler):
     """A port that answers calls from `start` until `drain` is over."""
 
     def __init__(
         self,
-        methods: dict[str, dict[str, Method]],
-        refused_streams: dict[str, dict[str, Callable[[], None]]],
+        methods: Mapping[str, Mapping[str, Method]],
+        streams: Mapping[str, Mapping[str, Stream]],
         limits: Limits,
         healthy: Iterable[str],
+        credentials: grpc.ServerCredentials | None = None,
+        *,
+        refusal: Refusal | None = None,
+        observe: Observe | None = None,
+        threads: int = THREADS,
     ) -> None:
         """Prepare a server; nothing listens yet.
 
         Args:
             methods: service -> method -> function.
-            refused_streams: service -> streaming method -> function that raises why there is none.
-            limits: the greatest message taken.
+            streams: service -> method -> function, for calls of many requests and many replies.
+            limits: the greatest message taken, and how many streams may be open at once.
             healthy: names that `grpc.health.v1` reports as SERVING, beside the server's own empty name.
+            credentials: of TLS; none for a port that anybody may read along.
+            refusal: why there is no room for one more score beside so many unfinished ones, if so. Must not block.
+            observe: told of every call that has ended: its path, the call, its status and its seconds since it arrived.
+            threads: that compute scores.
         """
-        options = [
-            ("grpc.so_reuseport", 1),
-            ("grpc.max_receive_message_length", limits.max_request_bytes),
-            ("grpc.max_send_message_length", -1),
-        ]
-        self._threads = _Threads(THREADS)
+        self._credentials, self._refusal, self._observe = credentials, refusal, observe
+        self._threads = Threads(threads, "call")
         # Questions that cost nothing have threads of their own: a probe is answered however many scores are waiting.
-        self._aside = futures.ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix="aside")
-        self._server = grpc.server(self._threads, options=options)  # pyright: ignore[reportArgumentType]  # any Executor
+        self._probes, self._aside = Threads(1, "health"), Threads(ASIDE_THREADS, "aside")
+        self._control = Threads(CONTROL_THREADS, "control")
+        self._streams = futures.ThreadPoolExecutor(limits.max_streams, thread_name_prefix="stream")
+        self._room = BoundedSemaphore(limits.max_streams)
+        self._at_once = AtOnce()
         self._live = set[grpc.ServicerContext]()
         self._refusing = False
+        self._chosen = dict[str, Callable[[], grpc.RpcMethodHandler]]()
         for service, calls in methods.items():
-            handlers = {
-                name: grpc.unary_unary_rpc_method_handler(self._unary(call, heavy=name in HEAVY))
-                for name, call in calls.items()
-            }
-            for name, refuse in refused_streams.get(service, {}).items():
-                handlers[name] = grpc.stream_stream_rpc_method_handler(_refusal(refuse))
-            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-        self._health = Health(self._aside)
+            for name, method in calls.items():
+                path = f"/{service}/{name}"
+                self._chosen[path] = self._unary(path, method, self._pool(name))
+        for service, flows in streams.items():
+            for name, stream in flows.items():
+                path = f"/{service}/{name}"
+                self._chosen[path] = self._stream(path, stream)
+        options = [*OPTIONS, ("grpc.max_receive_message_length", limits.max_request_bytes)]
+        self._server = grpc.server(self._threads, handlers=[self], options=options)
+        self._health = Health(self._probes)
         for name in healthy:
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+            self.set_health(name, serving=True)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._describing = add_reflection(self._server)
 
     def start(self, host: str, port: int) -> None:
         """Bind and serve at once: a port that is bound but not served swallows connections.
@@ -81,8 +113,17 @@ class GrpcServer:
         Raises:
             RuntimeError: the address cannot be bound.
         """
-        self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        if self._credentials is None:
+            self._server.add_insecure_port(address)
+        else:
+            self._server.add_secure_port(address, self._credentials)
         self._server.start()
+
+    def set_health(self, name: str, *, serving: bool) -> None:
+        """Report a name as SERVING or NOT_SERVING from now on, to those that watch it too."""
+        kinds = health_pb2.HealthCheckResponse
+        self._health.set(name, kinds.SERVING if serving else kinds.NOT_SERVING)
 
     def refuse_health(self) -> None:
         """Report NOT_SERVING from now on, and end the streams that watch."""
@@ -92,8 +133,9 @@ class GrpcServer:
     def drain(self, grace_s: float) -> None:
         """Refuse new calls (UNAVAILABLE); return when those that began before are answered, or the time is over.
 
-        gRPC's own `stop` answers calls that it has received and not yet handed over with CANCELLED, which tells a
-        caller nothing; a connection that ends with its process is UNAVAILABLE too.
+        A stream that waits for its next request is not waited for. gRPC's own `stop` answers calls that it has received
+        and not yet handed over with CANCELLED, which tells a caller nothing; a connection that ends with its process is
+        UNAVAILABLE too.
         """
         self._refusing = True
         deadline = time.monotonic() + grace_s
@@ -104,83 +146,158 @@ class GrpcServer:
     def close(self) -> None:
         """Cut all connections off."""
         self._server.stop(None)
-        self._threads.shutdown()
-        self._aside.shutdown(wait=False)
+        for pool in (self._threads, self._probes, self._aside, self._control, self._streams, self._describing):
+            pool.shutdown(wait=False)
 
-    def _unary(self, method: Method, *, heavy: bool) -> Callable[[bytes, grpc.ServicerContext], bytes]:
-        def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """What answers a call; gRPC asks it in the one thread that takes all calls in, so it must not block."""
+        chosen = self._chosen.get(handler_call_details.method)
+        return chosen() if chosen else None
+
+    def _pool(self, name: str) -> Threads:
+        return self._threads if name in HEAVY else self._control if name in CONTROL else self._aside
+
+    def _unary(self, path: str, method: Method, pool: Threads) -> Callable[[], grpc.RpcMethodHandler]:
+        def handle(request: bytes | None, context: grpc.ServicerContext) -> bytes:
+            call, status = _call_of(context), Status.OK
             try:
-                self._live.add(context)  # before the look at `_refusing`: a drain misses no call that begins
+                self._begin(call, context)
                 forget = partial(self._live.discard, context)  # once the reply is out, not before
                 if not context.add_callback(forget):
                     forget()
-                    return b""  # the caller has gone: nobody waits for the answer
-                if self._refusing:
-                    forget()  # or callers that try again and again would keep the drain waiting
-                    raise Unavailable("this server is stopping", remedy="Call another one, or again in a while")
-                return method(request)
+                    raise _gone()
+                if request is None:  # gRPC's word for a message that never came
+                    raise _gone()
+                call.request_bytes = len(request)
+                reply = method(request, call)
+                call.reply_bytes = len(reply)
+                return reply
             except Exception as error:
-                return _abort(error, context)
+                status = status_of(error)
+                _abort(error, context)
+            finally:
+                self._ended(path, call, status)
 
-        if not heavy:
-            setattr(handle, OWN_POOL, self._aside)
-        return handle
+        setattr(handle, OWN_POOL, pool)
+        handler = grpc.unary_unary_rpc_method_handler(handle)
+        refused, refusal = self._refused(path), self._refusal if pool is self._threads else None
+
+        def chosen() -> grpc.RpcMethodHandler:
+            error = refusal(pool.unfinished) if refusal else None
+            if error is None and pool.waiting >= MOST_WAITING:
+                error = _overloaded(f"at most {MOST_WAITING} calls wait for their turn", "Try again")
+            return refused(error) if error else handler
+
+        return chosen
+
+    def _stream(self, path: str, stream: Stream) -> Callable[[], grpc.RpcMethodHandler]:
+        def handle(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            call, status = _call_of(context), Status.CANCELLED
+            try:
+                if not context.add_callback(self._room.release):
+                    self._room.release()
+                    raise _gone()
+                for reply in stream(self._taken(requests, call, context), call):
+                    call.reply_bytes += len(reply)
+                    yield reply
+                status = Status.OK
+            except grpc.RpcError:
+                raise  # the caller has gone, which grpcio knows
+            except Exception as error:
+                status = status_of(error)
+                _abort(error, context)
+            finally:
+                self._live.discard(context)
+                self._ended(path, call, status)
+
+        setattr(handle, OWN_POOL, self._streams)
+        handler, refused = grpc.stream_stream_rpc_method_handler(handle), self._refused(path)
+
+        def chosen() -> grpc.RpcMethodHandler:
+            if self._room.acquire(blocking=False):
+                return handler
+            return refused(_overloaded("no more streams are open than --max-streams", "End one, or call Score"))
+
+        return chosen
+
+    def _taken(self, requests: Iterator[bytes], call: Call, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """A stream's requests; it is live from one's arrival until the next is asked for, when its reply is out."""
+        for request in requests:
+            self._begin(call, context)
+            call.request_bytes += len(request)
+            yield request
+            self._live.discard(context)
+
+    def _begin(self, call: Call, context: grpc.ServicerContext) -> None:
+        """Hold a drain up from now on; or refuse what nobody can or does wait for."""
+        self._live.add(context)  # before the look at `_refusing`: a drain misses no call that begins
+        late = call.left_s is not None and call.left_s <= 0
+        if not self._refusing and not late and call.is_wanted():
+            return
+        self._live.discard(context)  # or callers that try again and again would keep the drain waiting
+        if self._refusing:
+            raise Unavailable("this server is stopping", remedy="Call another one, or again in a while")
+        if late:
+            raise TooLate("a call is begun before its deadline", remedy="Allow it more time, or send fewer at once")
+        raise _gone()
+
+    def _refused(self, path: str) -> Callable[[QuoremError], grpc.RpcMethodHandler]:
+        """What ends a call without a look at its message: as a stream, of which nothing need be read."""
+        why: QuoremError
+
+        def handle(_requests: Any, context: grpc.ServicerContext) -> NoReturn:
+            call = Call()
+            try:
+                _abort(why, context)
+            finally:
+                self._ended(path, call, status_of(why))
+
+        setattr(handle, OWN_POOL, self._at_once)
+        handler = grpc.stream_stream_rpc_method_handler(handle)
+
+        def refused(error: QuoremError) -> grpc.RpcMethodHandler:
+            nonlocal why
+            why = error  # for the very next call: one thread chooses and refuses
+            return handler
+
+        return refused
+
+    def _ended(self, path: str, call: Call, status: Status) -> None:
+        if self._observe is not None:
+            try:
+                self._observe(path, call, status, time.monotonic() - call.arrived)
+            except Exception:  # what counts calls must not fail them
+                log.exception("a call that has ended could not be told of")
 
 
-def _refusal(refuse: Callable[[], None]) -> Callable[[Any, grpc.ServicerContext], Iterator[bytes]]:
-    def handle(_requests: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
-        try:
-            refuse()
-        except QuoremError as error:
-            _abort(error, context)
-        return iter(())
+def _call_of(context: grpc.ServicerContext) -> Call:
+    left_s = context.time_remaining()
+    token = ""
+    for key, value in context.invocation_metadata():
+        if key == "authorization" and isinstance(value, str) and value[: len(BEARER)].lower() == BEARER:
+            token = value[len(BEARER) :]
+    deadline = None if left_s is None or left_s > FOREVER_S else time.monotonic() + left_s
+    return Call(deadline, context.is_active, arrived(), token)
 
-    return handle
+
+def _gone() -> Gone:
+    return Gone("a call's caller waits for the answer", found="one that has cancelled it, or gone")
 
 
-def _abort(error: Exception, context: grpc.ServicerContext) -> bytes:
+def _overloaded(rule: str, remedy: str) -> Overloaded:
+    error = Overloaded(rule, remedy=remedy)
+    error.retry_s = RETRY_S
+    return error
+
+
+def _abort(error: Exception, context: grpc.ServicerContext) -> NoReturn:
     """End a call with the error's status. What nobody foresaw is logged: where it happened, never what was sent."""
     status = status_of(error)
+    if isinstance(error, Overloaded):
+        context.set_trailing_metadata(((RETRY_AFTER, str(max(1, round(1000 * error.retry_s)))),))
     if isinstance(error, QuoremError) and status != Status.INTERNAL:
         context.abort(CODES[status], message_of(error))
     frames = "".join(traceback.format_tb(error.__traceback__))
     log.error("a call failed with %s; at\n%s", type(error).__name__, frames)
     context.abort(grpc.StatusCode.INTERNAL, "The server failed; its log says where.")
     raise AssertionError("abort always raises")
-
-
-class _Done(futures.Future[None]):
-    """The future of every call: gRPC only counts completions with it, which matters for limits that are not set."""
-
-    def add_done_callback(self, fn: Callable[[futures.Future[None]], object]) -> None:
-        """Forget the callback."""
-
-
-class _Threads(futures.Executor):
-    """Threads behind a SimpleQueue: no lock, future or bookkeeping a call."""
-
-    def __init__(self, count: int) -> None:
-        self._queue: SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]] | None] = SimpleQueue()
-        self._done = _Done()
-        self._threads = [Thread(target=self._work, name=f"call-{number}", daemon=True) for number in range(count)]
-        for thread in self._threads:
-            thread.start()
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> futures.Future[Any]:
-        """Queue a call; gRPC passes no keywords."""
-        self._queue.put((fn, args))
-        return self._done
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let the threads end once the queue is empty."""
-        for _ in self._threads:
-            self._queue.put(None)
-
-    def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            function, arguments = job
-            try:
-                function(*arguments)
-            except Exception:
-                log.exception("gRPC failed in a call")
-            job = function = arguments = None  # a waiting thread keeps no request alive

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import grpc
 from grpc_health.v1 import health, health_pb2
 
-OWN_POOL = "experimental_thread_pool"  # grpcio runs a handler with this attribute on the pool that it holds
+from .threads import OWN_POOL
 
 
 class _Send(Protocol):
@@ -28,7 +28,7 @@ class _Watch:
             self._send(response)
 
 
-def _on(threads: ThreadPoolExecutor, method: Callable[..., Any]) -> Callable[..., Any]:
+def on(threads: ThreadPoolExecutor, method: Callable[..., Any]) -> Callable[..., Any]:
     """The same method, answered by other threads than the server's."""
 
     @wraps(method)
@@ -46,7 +46,7 @@ class Health(health.HealthServicer):
         """Answer on `threads`, apart from all other calls."""
         super().__init__()
         for name in ("Check", "Watch"):
-            setattr(self, name, _on(threads, getattr(self, name)))
+            setattr(self, name, on(threads, getattr(self, name)))
         self._watches, self._closed, self._guard = set[_Watch](), False, RLock()
 
     def Watch(  # noqa: N802  # pyright: ignore[reportIncompatibleMethodOverride]  # the protocol's name; always by callback

@@ -4,16 +4,17 @@ Legend: B rows; S slots of `ids`; D columns of `dense`.
 """
 
 from collections.abc import Sequence
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..protos import manifest_pb2
 from ..protos import open_inference_pb2 as pb
 from ..protos.encode import Encoded
 from ..protos.errors import InputError, OutOfRange, Unimplemented, UnknownColumn, WrongLength, WrongType
 from ..protos.ids import MISSING
+from .call import Call
 from .columns import FLOAT32, INT64
 from .graph import CTR, LOGIT
 from .messages import parse
@@ -24,32 +25,43 @@ from .score_method import check_rows
 from .settings import Limits
 
 Tensor = pb.ModelInferRequest.InferInputTensor
+NAMES = {np.dtype(name): datatype for name, datatype in DATATYPES.items()}
 CONTENTS = {INT64: "int64_contents", FLOAT32: "fp32_contents"}
 REFUSED_PARAMETERS = ("classification", "shared_memory_region")  # extensions that would change the answer
 
 
-def model_infer(repository: Repository, request: bytes) -> bytes:
+def model_infer(repository: Repository, request: bytes, call: Call) -> bytes:
     """Answer a serialized ModelInferRequest with a serialized ModelInferResponse.
 
     Raises:
         InputError: a request that is none, or tensors that the model cannot take.
         NotFound: not served.
         Unimplemented: an extension that this server does not have.
+        Overloaded, TooLate, Gone: no time for it.
     """
-    call = parse(pb.ModelInferRequest, "inference.ModelInferRequest", request)
-    model = repository.model_of_text(call.model_name, call.model_version)
-    outputs = _outputs(call)
-    arrays = _inputs(call, model, repository.limits)
-    rows = len(next(iter(arrays.values())))
+    started = perf_counter_ns()
+    call.begin()
+    asked = parse(pb.ModelInferRequest, "inference.ModelInferRequest", request)
+    model = repository.model_of_text(asked.model_name, asked.model_version)
+    call.model, call.version = model.version.name, model.version.number
+    outputs = _outputs(asked)
+    arrays = _inputs(asked, model, repository.limits)
+    rows = call.rows = len(next(iter(arrays.values())))
     _check_ids(model, arrays.get(IDS))
     _check_dense(arrays.get(DENSE))
     empty = np.empty((rows, 0))
-    values = model.run(Encoded(arrays.get(IDS, empty), arrays.get(DENSE, empty)), outputs)
+    encoded = Encoded(arrays.get(IDS, empty), arrays.get(DENSE, empty))
+    with repository.admission.enter(rows, call):
+        ready = perf_counter_ns()
+        values = repository.compute(*model.pick(encoded), outputs, call)
+        computed = perf_counter_ns()
+    call.encode_ns, call.compute_ns = ready - started, computed - ready
+    repository.statistics.observe(model, encoded, values[0], logits=outputs[0] == LOGIT)
     tensor = pb.ModelInferResponse.InferOutputTensor
     return pb.ModelInferResponse(
         model_name=model.version.name,
         model_version=str(model.version.number),
-        id=call.id,
+        id=asked.id,
         outputs=[tensor(name=name, datatype="FP32", shape=[rows]) for name in outputs],
         raw_output_contents=[value.astype(FLOAT32, copy=False).tobytes() for value in values],
     ).SerializeToString()
@@ -67,8 +79,8 @@ def _outputs(call: pb.ModelInferRequest) -> list[str]:
                 remedy="Leave the list empty for both",
             )
     for tensor in (*call.outputs, *call.inputs):
-        for parameter in REFUSED_PARAMETERS:
-            if parameter in tensor.parameters:
+        for parameter in tensor.parameters:
+            if parameter in REFUSED_PARAMETERS:
                 raise Unimplemented(
                     "this server has none of the protocol's extensions",
                     found=f"parameter {parameter!r}",
@@ -88,20 +100,21 @@ def _inputs(call: pb.ModelInferRequest, model: Model, limits: Limits) -> dict[st
             where="raw_input_contents",
             remedy="Send all inputs raw, or none",
         )
-    arrays = dict[str, npt.NDArray[Any]]()
+    arrays: dict[str, npt.NDArray[Any]] = {}
     for position, tensor in enumerate(call.inputs):
-        where = f"input {tensor.name[:64]!r}"
-        if tensor.name not in expected or tensor.name in arrays:
+        name = tensor.name
+        where = f"input {name[:64]!r}"
+        if name not in expected or name in arrays:
             raise UnknownColumn(
                 f"the inputs are {list(expected)}, each sent once",
-                found=repr(tensor.name[:64]),
+                found=repr(name[:64]),
                 where="inputs",
                 remedy="Read the names with ModelMetadata",
             )
-        dtype, width = expected[tensor.name]
-        if tensor.datatype != DATATYPES[str(dtype)]:
+        dtype, width = expected[name]
+        if tensor.datatype != (datatype := NAMES[dtype]):
             raise WrongType(
-                f"{tensor.name!r} has datatype {DATATYPES[str(dtype)]}",
+                f"{name!r} has datatype {datatype}",
                 found=repr(tensor.datatype[:64]),
                 where=where,
                 remedy="Convert the values before sending",
@@ -109,10 +122,10 @@ def _inputs(call: pb.ModelInferRequest, model: Model, limits: Limits) -> dict[st
         shape = list(tensor.shape)
         if len(shape) != 2 or shape[1] != width:
             raise WrongLength(
-                f"{tensor.name!r} has the shape [rows, {width}]", found=str(shape[:8]), where=where, remedy="Reshape it"
+                f"{name!r} has the shape [rows, {width}]", found=str(shape[:8]), where=where, remedy="Reshape it"
             )
         check_rows(shape[0], model, limits, f"{where}, shape")
-        arrays[tensor.name] = _values(tensor, raw[position] if raw else None, dtype, shape, where)
+        arrays[name] = _values(tensor, raw[position] if raw else None, dtype, shape, where)
     for name in expected:
         if name not in arrays:
             raise InputError(
@@ -156,16 +169,13 @@ def _values(
 
 def _check_ids(model: Model, ids: npt.NDArray[np.int64] | None) -> None:
     """Ids that the schema wants refused: a graph cannot raise, so both edges do."""
-    for feature in model.schema.features if ids is not None else ():
-        if feature.WhichOneof("encoding") != "id" or feature.id.out_of_range != manifest_pb2.ERROR:
-            continue
-        start, length = model.layout.slots[feature.name]
+    for name, start, length, size in model.bounded if ids is not None else ():
         raw = ids[:, start : start + length]  # pyright: ignore[reportOptionalSubscript]  # not None in this loop
-        outside = ((raw < 0) | (raw >= feature.id.size)) & (raw != MISSING)
+        outside = ((raw < 0) | (raw >= size)) & (raw != MISSING)
         if outside.any():
             row, slot = (int(each) for each in np.argwhere(outside)[0])
             raise OutOfRange(
-                f"an id of feature {feature.name!r} lies in [0, {feature.id.size})",
+                f"an id of feature {name!r} lies in [0, {size})",
                 found=str(raw[row, slot]),
                 where=f"input {IDS!r}, row {row}, slot {start + slot}",
                 remedy=f"Send {MISSING} for an id that is not known",

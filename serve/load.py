@@ -15,7 +15,7 @@ from ..protos import open_inference_pb2 as inference
 from ..protos.encode import Column
 from ..protos.errors import DataError
 from ..protos.ids import Int64s
-from .client import Description, request_of
+from .exchange import Description, request_of
 from .rows import read
 
 Protocol = Literal["score", "infer"]

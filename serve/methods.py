@@ -1,19 +1,27 @@
 """Methods: every call of the server by its path, as functions from bytes to bytes that know no transport."""
 
-from collections.abc import Callable
+import time
 from functools import partial
 
+from ..protos.errors import QuoremError
 from . import metadata_methods as metadata
+from . import repository_methods as models
+from .call import Call, Method, Stream
+from .config_method import model_config
+from .control import Control
 from .describe_method import describe
 from .infer_method import model_infer
 from .repository import Repository
-from .score_method import score, unimplemented_stream
+from .score_method import score
 from .services import INFERENCE, SCORER
+from .statistics_method import model_statistics
+from .statuses import Status, status_of
+from .stream_methods import model_stream_infer, score_stream
 
-Method = Callable[[bytes], bytes]
+STREAMS = ("ScoreStream", "ModelStreamInfer")
 
 
-def unary(repository: Repository) -> dict[str, dict[str, Method]]:
+def unary(repository: Repository, control: Control, *, allow_control: bool) -> dict[str, dict[str, Method]]:
     """Service -> method -> function; each may raise a QuoremError."""
     return {
         SCORER: {"Score": partial(score, repository), "Describe": partial(describe, repository)},
@@ -24,10 +32,36 @@ def unary(repository: Repository) -> dict[str, dict[str, Method]]:
             "ServerMetadata": partial(metadata.server_metadata, repository),
             "ModelMetadata": partial(metadata.model_metadata, repository),
             "ModelInfer": partial(model_infer, repository),
+            "ModelConfig": partial(model_config, repository),
+            "ModelStatistics": partial(model_statistics, repository, control),
+            "RepositoryIndex": partial(models.repository_index, control, allow_control),
+            "RepositoryModelLoad": partial(models.repository_load, control, allow_control),
+            "RepositoryModelUnload": partial(models.repository_unload, control, allow_control),
         },
     }
 
 
-def refused_streams() -> dict[str, dict[str, Callable[[], None]]]:
-    """Service -> streaming method -> a function that raises why there is none."""
-    return {SCORER: {"ScoreStream": unimplemented_stream}}
+def streams(repository: Repository) -> dict[str, dict[str, Stream]]:
+    """Service -> streaming method -> function; each request of a stream is admitted and counted as a call."""
+
+    def counted(name: str, method: Method) -> Method:
+        def answer(request: bytes, call: Call) -> bytes:
+            status = Status.OK
+            try:
+                return method(request, call)
+            except QuoremError as error:
+                status = status_of(error)
+                raise
+            finally:
+                total_ns = int(1e9 * (time.monotonic() - call.arrived))
+                repository.statistics.record(
+                    call, name, status, call.queue_ns, call.encode_ns, call.compute_ns, total_ns
+                )
+
+        return answer
+
+    scores, infers = counted("ScoreStream", partial(score, repository)), partial(model_infer, repository)
+    return {
+        SCORER: {"ScoreStream": partial(score_stream, scores)},
+        INFERENCE: {"ModelStreamInfer": partial(model_stream_infer, counted("ModelStreamInfer", infers))},
+    }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..protos import manifest
+from ..protos import manifest, manifest_pb2
 from ..protos.encode import Encoded, Float32s
 from ..protos.schema import fingerprint, layout
 from . import golden, tuning
@@ -56,6 +56,15 @@ class Model:
             DENSE: (np.dtype(np.float32), len(self.layout.dense)),
         }
         return {name: each for name, each in widths.items() if each[1]}
+
+    @cached_property
+    def bounded(self) -> list[tuple[str, int, int, int]]:
+        """The features whose ids are refused out of range: name, first slot, number of slots, size."""
+        return [
+            (feature.name, *self.layout.slots[feature.name], feature.id.size)
+            for feature in self.schema.features
+            if feature.WhichOneof("encoding") == "id" and feature.id.out_of_range == manifest_pb2.ERROR
+        ]
 
     def pick(self, encoded: Encoded | Apart) -> tuple[Graph, Inputs]:
         """The graph that scores these arrays soonest, and its inputs: by N, where one context has N candidates."""

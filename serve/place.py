@@ -3,15 +3,18 @@
 import multiprocessing
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import cast
+from typing import Any, cast
 
-from ..protos import errors
-from ..protos.errors import QuoremError
 from . import worker
-from .settings import Settings
+from .catalogue import Catalogue
+from .line import error_from
+from .settings import Settings, Version
+from .statistics import add
 
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 10.0  # before a worker is replaced: doubled with every death in a row
 STEADY_S = 30.0  # a worker that served this long died of something new
@@ -29,7 +32,14 @@ class Place:
     due: float = 0.0  # when to start the next one
     deaths: int = 0  # in a row
     stillborn: int = 0  # deaths in a row before being ready
+    restarts: int = 0  # after the first start
     reason: str = ""
+    counted: dict[str, Any] = field(default_factory=dict)  # what the process told last
+    past: dict[str, Any] = field(default_factory=dict)  # and what those before it did: sums never fall with a death
+    opened: set[Version] = field(default_factory=set)
+    opening: set[Version] = field(default_factory=set)
+    serves: Catalogue | None = None
+    told: Catalogue | None = None  # the last one that it was told to serve
 
     @property
     def pid(self) -> int:
@@ -56,23 +66,31 @@ class Place:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             theirs.close()
         self.ready, self.reason = False, ""
+        self.opened, self.opening = set(settings.catalogue.all), set()
+        self.serves = self.told = settings.catalogue
 
-    def listen(self) -> QuoremError | None:
-        """Take a word of the worker; its refusal to start, if that is it."""
-        if self.pipe is None or not self.pipe.poll():
-            return None
-        try:
-            word = self.pipe.recv()
-        except EOFError:  # it died; its exit status says more
-            self.pipe = None
-            return None
-        if "ready" in word:
-            self.ready, self.since, self.stillborn = True, time.monotonic(), 0
-            return None
-        facts = word["failed"]
-        error = getattr(errors, facts.pop("error"))(**facts)
-        self.reason = str(error)
-        return error
+    def listen(self) -> Iterator[tuple[Any, ...]]:
+        """Take the words of the worker: ("failed", its refusal to start), or those of line.py; ready is noted."""
+        while self.pipe is not None and self.pipe.poll():
+            try:
+                word = self.pipe.recv()
+            except (EOFError, OSError):  # it died; its exit status says more
+                self.pipe = None
+                return
+            if word[0] == "ready":
+                self.ready, self.since, self.stillborn = True, time.monotonic(), 0
+            elif word[0] == "failed":
+                error = error_from(word[1])
+                self.reason = str(error)
+                yield "failed", error
+            else:
+                yield word
+
+    def tell(self, *word: Any) -> None:
+        """Tell the worker something; nothing where it is gone, of which its end will tell."""
+        if self.pipe is not None:
+            with suppress(OSError):
+                self.pipe.send(word)
 
     def miscarry(self, reason: str) -> float:
         """Note that no process could be started; the seconds until the next try."""
@@ -95,6 +113,8 @@ class Place:
         """Leave the place empty for a while: the longer, the more deaths in a row."""
         self.deaths += 1
         self.stillborn += not self.ready
+        self.restarts += 1
+        self.past, self.counted = add(self.past, self.counted), {}
         pause_s = min(LAST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self.deaths - 1, 16))
         self.process, self.pipe, self.ready, self.due = None, None, False, time.monotonic() + pause_s
         return pause_s

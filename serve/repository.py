@@ -1,34 +1,78 @@
 """Repository: the models that a worker has opened, found by name and version."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from ..protos import scoring_pb2 as pb
+from ..protos.encode import Float32s
 from ..protos.errors import NotFound, WrongType
-from .model import Model
+from .admission import Admission
+from .batching import Batcher
+from .call import Call
+from .graph import Graph
+from .model import Inputs, Model
 from .settings import Limits
+from .statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Served:
+    """What is served at one moment: models by name and version, versions by name and label."""
+
+    models: Mapping[str, Mapping[int, Model]]
+    labels: Mapping[str, Mapping[str, int]]
 
 
 class Repository:
-    """What is served, within which limits, and whether calls are still welcome.
+    """What is served, within which limits, what is let in and what was counted, and whether calls are still welcome.
+
+    A call takes its model once, so that it ends on the version that it began on; a version that is served no longer
+    leaves memory with the last of its calls.
 
     serving: False once the worker has been told to stop.
     """
 
-    def __init__(self, models: Sequence[Model], limits: Limits) -> None:
+    def __init__(
+        self, models: Sequence[Model], limits: Limits, labels: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+    ) -> None:
         self.limits = limits
         self.serving = True
-        self._models = dict[str, dict[int, Model]]()
+        self.admission, self.statistics = Admission(limits.max_rows_in_flight), Statistics()
+        self._batcher = None
+        if limits.batch_rows:
+            self._batcher = Batcher(lambda key, arrays: key[0].run(arrays, key[1]), limits.batch_rows, limits.batch_s)
+        self.replace(models, labels)
+
+    def replace(self, models: Sequence[Model], labels: Mapping[str, Mapping[str, int]]) -> None:
+        """Serve these models from now on, and no others: one assignment, which no call sees half done."""
+        by_name = dict[str, dict[int, Model]]()
         for model in models:
-            self._models.setdefault(model.version.name, {})[model.version.number] = model
+            by_name.setdefault(model.version.name, {})[model.version.number] = model
+        self._served = Served(by_name, labels)
+
+    def compute(self, graph: Graph, inputs: Inputs, outputs: Sequence[str], call: Call) -> Sequence[Float32s]:
+        """The named outputs of a graph, each (call.rows,) float32; together with those of other calls, if they batch.
+
+        A ranking graph has one context a run, so that its calls are computed one by one.
+        """
+        if self._batcher is None or not graph.is_row_wise:
+            return graph.run(inputs, outputs)
+        return self._batcher.run((graph, tuple(outputs)), inputs, call.rows, call)
 
     @property
     def names(self) -> list[str]:
         """The names of the models."""
-        return sorted(self._models)
+        return sorted(self._served.models)
+
+    @property
+    def models(self) -> list[Model]:
+        """All models that are served."""
+        return [model for versions in self._served.models.values() for model in versions.values()]
 
     def versions(self, name: str) -> list[int]:
         """The versions of a model that are served, rising."""
-        return sorted(self._models.get(name, ()))
+        return sorted(self._served.models.get(name, ()))
 
     def model(self, name: str, version: int | None = None, label: str | None = None) -> Model:
         """A model's version; its latest unless one is asked for. An empty name means the only model there is.
@@ -36,30 +80,34 @@ class Repository:
         Raises:
             NotFound: not served; says what is.
         """
-        if not name and len(self._models) == 1:
-            name = self.names[0]
-        versions = self._models.get(name)
+        served = self._served
+        if not name and len(served.models) == 1:
+            (name,) = served.models
+        versions = served.models.get(name)
         if versions is None:
             raise NotFound(
                 "a call names a model that is served",
                 found=repr(name[:64]) if name else "no name",
                 where="model",
-                remedy=f"Name one of {self.names}",
+                remedy=f"Name one of {sorted(served.models)}",
             )
         if label is not None:
-            raise NotFound(
-                "a label is one that the repository gives to a version",
-                found=repr(label[:64]),
-                where=f"model {name!r}",
-                remedy=f"It has no labels; ask for one of the versions {self.versions(name)}, or for none",
-            )
+            labels = served.labels.get(name, {})
+            if label not in labels:
+                raise NotFound(
+                    "a label is one that labels.json gives to a version",
+                    found=repr(label[:64]),
+                    where=f"model {name!r}",
+                    remedy=f"Ask for one of {sorted(labels)}, for one of the versions {sorted(versions)}, or for none",
+                )
+            version = labels[label]
         chosen = max(versions) if version is None else version
         if chosen not in versions:
             raise NotFound(
                 "a call asks for a version that is served",
                 found=f"version {chosen}",
                 where=f"model {name!r}",
-                remedy=f"Ask for one of {self.versions(name)}, or for none to get the latest",
+                remedy=f"Ask for one of {sorted(versions)}, or for none to get the latest",
             )
         return versions[chosen]
 

@@ -7,11 +7,16 @@ import sys
 from pathlib import Path
 
 from . import cores
+from .metrics import render
+from .metrics_http import MetricsServer
+from .policy import Policy
 from .port import reserve
+from .security import Security, tls_of
 from .settings import MEBIBYTE, Device, Limits, Settings
 from .supervisor import Supervisor
 from .survey import survey
 
+GPU_BATCH_ROWS = 1024  # there a run costs nearly the same for one row and for many; on a core, what it costs a row
 GPU = Path("/proc/driver/nvidia/gpus")
 
 
@@ -21,40 +26,69 @@ def main(args: argparse.Namespace) -> int:
     Raises:
         QuoremError: nothing to serve, a taken port, a graph that does not open.
     """
-    found = survey(args.models)
+    policy = Policy.parse(args.versions)
+    certificates = tls_of(args.tls_cert, args.tls_key, args.tls_ca)
+    security = Security(certificates, args.token_file, args.token_for, args.allow_control)
+    for warning in security.check(args.host):
+        print(f"quorem serve: {warning}", file=sys.stderr)
+    found = survey(args.models, policy)
     for version, error in found.refused:
         print(f"quorem serve: {version} is not served: {error}", file=sys.stderr)
     device: Device = "cuda" if args.device == "cuda" or (args.device == "auto" and _gpu()) else "cpu"
     count, pins = (1, ()) if device == "cuda" else cores.usable()
     settings = Settings(
-        versions=found.versions,
+        catalogue=found.catalogue,
+        root=args.models,
+        policy=policy,
+        watch_s=args.watch,
         host=args.host,
         port=args.port,
         workers=args.workers or count,
         cores=pins if count > 1 else (),
-        limits=Limits(max_rows=args.max_rows, max_request_bytes=args.max_request_mb * MEBIBYTE),
+        limits=Limits(
+            max_rows=args.max_rows,
+            max_request_bytes=args.max_request_mb * MEBIBYTE,
+            max_rows_in_flight=args.max_rows_in_flight,
+            max_streams=args.max_streams,
+            batch_rows=(GPU_BATCH_ROWS if device == "cuda" else 0) if args.batch_rows is None else args.batch_rows,
+            batch_s=args.batch_delay_ms / 1000,
+        ),
         grace_s=args.grace,
         device=device,
+        security=security,
+        access_log=args.access_log and args.access_log.absolute(),
+        access_log_sample=args.access_log_sample,
     )
     port = reserve(args.host, args.port)
+    supervisor = Supervisor(settings, port, found.verified)
+    metrics = None
+    if args.metrics_port is not None:
+        metrics = MetricsServer(args.host, args.metrics_port, lambda: render(supervisor.snapshot(), supervisor.facts))
+        metrics.start()
 
     def announce(pids: list[int]) -> None:
         facts = {
             "address": port.address,
             "host": port.host,
             "port": port.number,
+            "metrics_port": metrics.port if metrics else None,
             "pid": os.getpid(),
             "worker_pids": pids,
             "device": device,
-            "models": [{"name": version.name, "version": version.number} for version in found.versions],
+            "models": [{"name": version.name, "version": version.number} for version in found.catalogue.all],
         }
-        served = ", ".join(str(version) for version in found.versions)
+        served = ", ".join(str(version) for version in found.catalogue.all)
         workers = f"{len(pids)} worker{'s' * (len(pids) > 1)}"
         line = f"quorem serves {served} on {port.address} with {workers} ({device}), pid {os.getpid()}"
+        line += f", metrics on port {metrics.port}" if metrics else ""
         print(json.dumps(facts) if args.json else line, flush=True)
 
     with port.holder:
-        return Supervisor(settings, port).run(announce)
+        try:
+            return supervisor.run(announce)
+        finally:
+            if metrics:
+                metrics.close()
 
 
 def _gpu() -> bool:

@@ -10,7 +10,9 @@ import numpy as np
 from ..protos.encode import Float32s
 from ..protos.errors import DataError, InputError
 from ..protos.manifest import write_atomically
-from .client import Client, Description
+from .channel import access_of
+from .client import Client
+from .exchange import Description
 from .rows import read
 
 FORMATS = (".csv", ".jsonl")
@@ -36,7 +38,7 @@ def main(args: argparse.Namespace) -> int:
         )
     if out is not None and not out.parent.is_dir():
         raise DataError("--out stands in a directory", found="none", where=str(out.parent), remedy="Make it first")
-    with Client(args.endpoint) as client:
+    with Client(**vars(access_of(args)), connections=args.connections) as client:
         served = client.describe(args.model, version=args.version, label=args.label)
         batches = _scores(client, served, args)
         if out is None and not args.json:
@@ -63,20 +65,14 @@ def main(args: argparse.Namespace) -> int:
 
 def _scores(client: Client, served: Description, args: argparse.Namespace) -> Iterator[Float32s]:
     """(batch,) float32 each, in the order of the rows."""
-    batch_rows = min(args.batch, served.limits.max_rows)
-    for batch in read(args.rows, served.schema, batch_rows, ignored=args.ignore):
-        try:
-            yield client.score(
-                served.model,
-                batch.columns,
-                batch.rows,
-                version=served.version,
-                logit=args.logit,
-                schema_fingerprint=served.fingerprint,
-            ).scores
-        except InputError as error:
-            where = f"{args.rows}, rows {batch.first} to {batch.first + batch.rows - 1} (from 0)"
-            raise type(error)(error.rule, found=error.found, where=where, remedy=error.remedy) from None
+    parts = read(args.rows, served.schema, min(args.batch, served.limits.max_rows), ignored=args.ignore)
+    try:
+        for reply in client.score_batches(served, parts, logit=args.logit):
+            yield reply.scores
+    except InputError as error:
+        if error.where.startswith(args.endpoint):  # the server's: it does not know the file
+            error.where = f"{args.rows}, {error.where}"
+        raise
 
 
 def _text(scores: Float32s, suffix: str) -> str:

@@ -8,8 +8,9 @@ from time import perf_counter_ns
 import numpy as np
 
 from ..protos import scoring_pb2 as pb
-from ..protos.errors import TooLarge, Unimplemented, WrongLength, WrongSchema, WrongType
+from ..protos.errors import TooLarge, WrongLength, WrongSchema, WrongType
 from ..protos.ids import Int64s
+from .call import Call
 from .columns import FLOAT32, INT64, UINT32, join, packed, split
 from .graph import CTR, LOGIT
 from .messages import parse
@@ -18,51 +19,46 @@ from .repository import Repository
 from .settings import Limits
 
 
-def score(repository: Repository, request: bytes) -> bytes:
+def score(repository: Repository, request: bytes, call: Call) -> bytes:
     """Answer a serialized ScoreRequest with a serialized ScoreResponse.
 
-    The best candidates are those of the greatest logits, whichever output is asked for. `queue_ns` is 0: a call is
-    computed as soon as a thread has it.
+    The best candidates are those of the greatest logits, whichever output is asked for.
 
     Raises:
         InputError: a request that is none, or columns that the model cannot take.
         NotFound, WrongSchema: another model, version or schema than is served.
+        Overloaded, TooLate, Gone: no time for it.
     """
     started = perf_counter_ns()
-    call = parse(pb.ScoreRequest, "quorem.v1.ScoreRequest", request)
-    model = repository.selected(call)
-    _check(call, model, repository.limits)
-    graph, inputs = model.pick(model.sides.encode(call.context, call.candidates, call.rows))
-    ready = perf_counter_ns()
-    output = CTR if call.output == pb.PROBABILITY else LOGIT
-    scores, *logits = graph.run(inputs, [output, LOGIT] if call.top_k else [output])
-    computed = perf_counter_ns()
-    order = np.argsort(-logits[0], kind="stable")[: call.top_k] if call.top_k else None
+    call.begin()
+    asked = parse(pb.ScoreRequest, "quorem.v1.ScoreRequest", request)
+    model = repository.selected(asked)
+    call.model, call.version, call.rows = model.version.name, model.version.number, asked.rows
+    _check(asked, model, repository.limits)
+    output = CTR if asked.output == pb.PROBABILITY else LOGIT
+    with repository.admission.enter(asked.rows, call):
+        encoded = model.sides.encode(asked.context, asked.candidates, asked.rows)
+        graph, inputs = model.pick(encoded)
+        ready = perf_counter_ns()
+        wanted = [output, LOGIT] if asked.top_k else [output]
+        scores, *logits = repository.compute(graph, inputs, wanted, call)
+        computed = perf_counter_ns()
+    call.encode_ns, call.compute_ns = ready - started, computed - ready
+    repository.statistics.observe(model, encoded, scores, logits=output == LOGIT)
+    order = np.argsort(-logits[0], kind="stable")[: asked.top_k] if asked.top_k else None
     reply = pb.ScoreResponse(
         model=model.version.name,
         version=model.version.number,
-        request_id=call.request_id,
+        request_id=asked.request_id,
         scores=(scores if order is None else scores[order]).astype(FLOAT32, copy=False).tobytes(),
-        candidate_ids=_echo(call, order),
+        candidate_ids=_echo(asked, order),
         indices=b"" if order is None else order.astype(UINT32).tobytes(),
     )
-    reply.timings.encode_ns = ready - started
-    reply.timings.compute_ns = computed - ready
+    reply.timings.queue_ns = call.queue_ns
+    reply.timings.encode_ns = call.encode_ns
+    reply.timings.compute_ns = call.compute_ns
     reply.timings.total_ns = perf_counter_ns() - started
     return reply.SerializeToString()
-
-
-def unimplemented_stream() -> None:
-    """Refuse ScoreStream.
-
-    Raises:
-        Unimplemented: always; a stream of calls is not served yet.
-    """
-    raise Unimplemented(
-        "this server has no ScoreStream",
-        where="quorem.v1.Scorer/ScoreStream",
-        remedy="Call Score, many at a time over one channel",
-    )
 
 
 def _check(call: pb.ScoreRequest, model: Model, limits: Limits) -> None:

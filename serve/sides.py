@@ -4,35 +4,21 @@ Context columns are encoded once, one row of them, and repeated only for a graph
 Legend: N candidates; S slots of `ids`; D columns of `dense`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NoReturn
 
 import numpy as np
 
 from ..protos import manifest_pb2
 from ..protos import scoring_pb2 as pb
-from ..protos.encode import Column, Encoded, Encoder
-from ..protos.errors import InputError, MissingColumn, UnknownColumn, WrongLength
-from ..protos.ids import Int64s
+from ..protos.encode import Encoded, Encoder
+from ..protos.errors import InputError, MissingColumn, UnknownColumn
 from ..protos.schema import layout
-from .columns import decode
+from .half import Half, Part
 
 TOLD_NAMES = 20  # an error names this many features, not thousands
-
-
-@dataclass(frozen=True)
-class Part:
-    """The encoder of some of a schema's features, and the slots of `ids` and columns of `dense` that they fill."""
-
-    encoder: Encoder
-    slots: Int64s
-    dense: Int64s
-
-    @property
-    def width(self) -> int:
-        """How many slots and columns they fill."""
-        return len(self.slots) + len(self.dense)
 
 
 @dataclass(frozen=True)
@@ -60,10 +46,11 @@ class Sides:
     """
 
     def __init__(self, schema: manifest_pb2.Schema) -> None:
-        self._schema, self._layout, self._whole = schema, layout(schema), Encoder(schema)
+        self._schema, self._layout = schema, layout(schema)
         self._names = frozenset(feature.name for feature in schema.features)
         self._context = frozenset(each.name for each in schema.features if each.side == manifest_pb2.CONTEXT)
         self._part = lru_cache(maxsize=64)(self._select)  # callers split their features in few ways
+        self._half = lru_cache(maxsize=64)(self._halve)
         self.parts = self._part(self._context), self._part(self._names - self._context)
 
     def apart(self, context: Encoded, candidates: Encoded) -> Apart:
@@ -74,7 +61,7 @@ class Sides:
         )
         return Apart(ours, theirs, self.parts)
 
-    def encode(self, context: Iterable[pb.Column], candidates: Iterable[pb.Column], rows: int) -> Encoded | Apart:
+    def encode(self, context: Collection[pb.Column], candidates: Collection[pb.Column], rows: int) -> Encoded | Apart:
         """Encode a request: apart where the context holds the schema's context features and no others, else as rows.
 
         Raises:
@@ -83,48 +70,45 @@ class Sides:
             WrongLength: a context column of another length than one.
             WrongType, WrongLength, OutOfRange: as `Encoder.encode` and `columns.decode` say.
         """
-        shared, own = dict[str, Column](), dict[str, Column]()
-        for columns, found, side in ((context, shared, "context"), (candidates, own, "candidates")):
+        shared, own = {each.name: each for each in context}, {each.name: each for each in candidates}
+        if len(context) + len(candidates) != len(self._names) or shared.keys() | own.keys() != self._names:
+            self._refuse(context, candidates)
+        theirs = self._half(frozenset(own))
+        if not shared:
+            return theirs.encode(own, rows)
+        ours = self._half(frozenset(shared))
+        encoded = Apart(ours.encode(shared, 1, shared=True), theirs.encode(own, rows), (ours.part, theirs.part))
+        return encoded if shared.keys() == self._context else encoded.whole()
+
+    def _refuse(self, context: Iterable[pb.Column], candidates: Iterable[pb.Column]) -> NoReturn:
+        """Tell what is wrong with columns whose names are not those of the features, each once."""
+        seen = set[str]()
+        for columns, side in ((context, "context"), (candidates, "candidates")):
             for column in columns:
-                name = column.name
-                if name not in self._names:
+                if column.name not in self._names:
                     raise UnknownColumn(
                         "every column is a feature of the schema",
-                        found=f"column {name[:64]!r}",
+                        found=f"column {column.name[:64]!r}",
                         where=side,
                         remedy=f"Send only {told(self._names)}",
                     )
-                if name in shared or name in own:
+                if column.name in seen:
                     raise InputError(
                         "a feature stands once, in the context or in the candidates",
-                        found=f"{name!r} twice",
+                        found=f"{column.name!r} twice",
                         where=side,
                         remedy="Send it on one side only",
                     )
-                found[name] = decode(column)
-        if missing := self._names - shared.keys() - own.keys():
-            raise MissingColumn(
-                "every feature of the schema stands in the context or in the candidates",
-                found=f"no column {told(missing)}",
-                where="request",
-                remedy="Send it; mark values that are not known as missing",
-            )
-        if not shared:
-            return self._whole.encode(own, rows, long_bags="refuse")
-        for name, column in shared.items():
-            values = len(column) if column.lengths is None else len(column.lengths)
-            if values != 1:
-                raise WrongLength(
-                    "a context column has one value, which all candidates share",
-                    found=f"{values} values",
-                    where=f"context, column {name!r}",
-                    remedy="Send columns that differ between candidates in `candidates`",
-                )
-        parts = self._part(frozenset(shared)), self._part(frozenset(own))
-        ours = parts[0].encoder.encode(shared, 1, long_bags="refuse")
-        theirs = parts[1].encoder.encode(own, rows, long_bags="refuse")
-        encoded = Apart(ours, theirs, parts)
-        return encoded if shared.keys() == self._context else encoded.whole()
+                seen.add(column.name)
+        raise MissingColumn(
+            "every feature of the schema stands in the context or in the candidates",
+            found=f"no column {told(self._names - seen)}",
+            where="request",
+            remedy="Send it; mark values that are not known as missing",
+        )
+
+    def _halve(self, names: frozenset[str]) -> Half:
+        return Half([feature for feature in self._schema.features if feature.name in names], self._part)
 
     def _select(self, names: frozenset[str]) -> Part:
         features = [feature for feature in self._schema.features if feature.name in names]

@@ -2,7 +2,19 @@
 
 import enum
 
-from ..protos.errors import InputError, NotFound, QuoremError, TooLarge, Unavailable, Unimplemented, WrongSchema
+from ..protos.errors import (
+    Forbidden,
+    Gone,
+    InputError,
+    NotFound,
+    Overloaded,
+    QuoremError,
+    TooLate,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+    WrongSchema,
+)
 
 MESSAGE_BYTES = 1024  # a status travels in a header; clients refuse headers above 8 KiB
 
@@ -35,13 +47,14 @@ STATUS_OF: dict[type[QuoremError], Status] = {
     WrongSchema: Status.FAILED_PRECONDITION,
     Unimplemented: Status.UNIMPLEMENTED,
     Unavailable: Status.UNAVAILABLE,
+    Overloaded: Status.RESOURCE_EXHAUSTED,
+    TooLate: Status.DEADLINE_EXCEEDED,
+    Gone: Status.CANCELLED,
+    Unauthenticated: Status.UNAUTHENTICATED,
+    Forbidden: Status.PERMISSION_DENIED,
 }
 
-ERROR_OF: dict[Status, type[QuoremError]] = {status: error for error, status in STATUS_OF.items()} | {
-    Status.RESOURCE_EXHAUSTED: TooLarge,
-    Status.DEADLINE_EXCEEDED: Unavailable,
-    Status.CANCELLED: Unavailable,
-}
+ERROR_OF: dict[Status, type[QuoremError]] = {status: error for error, status in STATUS_OF.items()}
 
 
 def status_of(error: BaseException) -> Status:

@@ -9,25 +9,66 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import wait
+from queue import SimpleQueue
+from typing import Any
 
+from .errands import Errands
+from .metrics import Server
 from .place import Place
 from .port import Port
+from .rollout import Rollout
 from .settings import Settings
+from .verified import Verified
 
 GIVE_UP = 5  # deaths in a row before a worker was ever ready
+SNAPSHOT_S = 5.0  # for all workers to tell what they have counted
 OVERTIME_S = 5.0  # beyond the grace, before a worker that does not end is killed
 
 
 class Supervisor:
     """The workers of one server. Call `run` in the main thread: it handles SIGTERM and SIGINT."""
 
-    def __init__(self, settings: Settings, port: Port) -> None:
+    def __init__(self, settings: Settings, port: Port, verified: Verified) -> None:
         self._settings = replace(settings, host=port.host, port=port.number)
         self._places = [Place(number) for number in range(settings.workers)]
         self._announced = False
+        self._waker, self._wakes = socket.socketpair()
+        self._wakes.setblocking(False)
+        self._waker.setblocking(False)
+        self._rollout = Rollout(
+            settings.root, settings.policy, settings.catalogue, verified, settings.watch_s, self.wake, _tell
+        )
+        self._errands = Errands(self._places, self._rollout, _tell)
+        self._requests = SimpleQueue[Callable[[Any], None]]()
+
+    def wake(self) -> None:
+        """Have the main thread look at what has changed; from any thread."""
+        with suppress(BlockingIOError):  # it is awake
+            self._waker.send(b"1")
+
+    def snapshot(self) -> dict[str, Any]:
+        """What all workers have counted, and how they fare; from another thread than the main one."""
+        found = Future[dict[str, Any]]()
+        self._requests.put(found.set_result)
+        self.wake()
+        return found.result(SNAPSHOT_S)
+
+    @property
+    def facts(self) -> Server:
+        """What metrics tell of the processes; from any thread."""
+        pids = {"supervisor": os.getpid()}
+        pids |= {f"worker-{place.number}": place.pid for place in self._places if place.pid}
+        return Server(
+            self._errands.serving,
+            self._settings.device,
+            pids,
+            sum(place.ready for place in self._places),
+            sum(place.restarts for place in self._places),
+        )
 
     def run(self, announce: Callable[[list[int]], None]) -> int:
         """Serve until SIGTERM or SIGINT; the exit status: 0, or 1 when workers cannot be kept alive.
@@ -46,9 +87,13 @@ class Supervisor:
                         return self._drain(stop)
                     self._listen()
                     self._bury()
+                    while not self._requests.empty():
+                        self._errands.count(self._requests.get())
+                    self._errands.advance()
                     if not self._announced and all(place.ready for place in self._places):
                         self._announced = True
                         announce([place.pid for place in self._places])
+                        self._rollout.watch()
                     if any(place.ready for place in self._places):
                         continue  # those that serve go on, and the others are tried again
                     if worst := next((place for place in self._places if place.stillborn >= GIVE_UP), None):
@@ -64,7 +109,10 @@ class Supervisor:
         for place in self._places:
             if place.process is None and time.monotonic() >= place.due:
                 try:
-                    place.start(self._settings, cores[place.number % len(cores)] if cores else None)
+                    place.start(
+                        replace(self._settings, catalogue=self._errands.serving),
+                        cores[place.number % len(cores)] if cores else None,
+                    )
                 except OSError as error:  # no memory, process or descriptor left: perhaps a moment later
                     pause_s = place.miscarry(str(error))
                     _tell(f"worker {place.number} cannot start: {error}; it is tried again in {pause_s:.1f} s")
@@ -73,13 +121,17 @@ class Supervisor:
         """Until a worker speaks or dies, a signal comes, or a worker is due."""
         dues = [place.due for place in self._places if place.process is None]
         timeout = max(0.0, min(dues) - time.monotonic()) if dues else None
-        wait([stop, *(each for place in self._places for each in place.watched)], timeout)
+        wait([stop, self._wakes, *(each for place in self._places for each in place.watched)], timeout)
+        with suppress(BlockingIOError):
+            self._wakes.recv(4096)
 
     def _listen(self) -> None:
         for place in self._places:
-            refusal = place.listen()
-            if refusal is not None and not self._announced:
-                raise refusal
+            for word in place.listen():
+                if word[0] != "failed":
+                    self._errands.hear(place, word)
+                elif not self._announced:
+                    raise word[1]
 
     def _bury(self) -> None:
         for place in self._places:

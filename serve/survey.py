@@ -3,28 +3,41 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..protos import exported, manifest
-from ..protos.classes import check_stored
-from ..protos.errors import MissingFile, NotFound, QuoremError
-from . import tuning
+from ..protos.errors import NotFound, QuoremError
+from .catalogue import Catalogue, resolve
+from .look import look
+from .policy import Policy
 from .settings import Version
+from .verified import Verified
 
-GRAPH, RANK, TABLES, GOLDEN = "model.onnx", "rank.onnx", "tables.bin", "golden.safetensors"
+GRAPH, RANK, GOLDEN = "model.onnx", "rank.onnx", "golden.safetensors"
+LATEST = Policy()
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The latest valid version of every model, and why each later version (or whole model) was passed over."""
+    """What can be served, and why other versions, models or labels that were wanted were passed over.
 
-    versions: tuple[Version, ...]
-    refused: tuple[tuple[Version, QuoremError], ...]
+    refused: MODEL, MODEL/VERSION or MODEL/labels.json, and what is wrong with it.
+    verified: the verdicts, so that nobody needs to verify these versions again.
+    """
+
+    catalogue: Catalogue
+    refused: tuple[tuple[str, QuoremError], ...]
+    verified: Verified
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """Every version that can be served."""
+        return self.catalogue.all
 
 
-def survey(root: Path) -> Survey:
-    """Read and verify, digests and classes included, the latest versions of `<root>/<model>/<version>/`.
+def survey(root: Path, policy: Policy = LATEST) -> Survey:
+    """Read and verify, digests and classes included, the versions of `<root>/<model>/<version>/` that a policy chooses.
 
     Raises:
         NotFound: no such directory, or nothing in it that can be served; says why for each version.
+        OSError: the directory cannot be listed.
     """
     if not root.is_dir():
         raise NotFound(
@@ -33,33 +46,19 @@ def survey(root: Path) -> Survey:
             where=str(root),
             remedy="Name the directory above the models, as in `quorem export RUN --to MODELS/NAME`",
         )
-    chosen, refused = list[Version](), list[tuple[Version, QuoremError]]()
-    for model in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        for number in manifest.version_numbers(model):
-            version = Version(model.name, number, model / str(number))
-            try:
-                _check(version)
-            except QuoremError as error:
-                refused.append((version, error))
-            except OSError as error:
-                unread = MissingFile("this process may read every file of a bundle", found=str(error))
-                refused.append((version, unread))
-            else:
-                chosen.append(version)
-                break
-    if not chosen:
-        reasons = "; ".join(f"{version}: {error}" for version, error in refused)
+    wanted, verified = look(root, policy), Verified()
+    while unknown := resolve(wanted, verified).unknown:
+        for version in unknown:
+            verified.verify(version)
+    catalogue = resolve(wanted, verified).catalogue
+    refused = (*wanted.problems, *((str(version), error) for version, error in verified.bad()))
+    if not catalogue.names:
+        reasons = "; ".join(f"{where}: {error}" for where, error in refused)
+        others = f"no version that the policy {policy} chooses" if any(wanted.present.values()) else ""
         raise NotFound(
             "a model repository holds at least one model that can be served, as MODELS/NAME/1/model.onnx",
-            found=reasons or "no version of any model",
+            found=reasons or others or "no version of any model",
             where=str(root),
             remedy="Export a run into it: `quorem export RUN --to MODELS/NAME`",
         )
-    return Survey(tuple(chosen), tuple(refused))
-
-
-def _check(version: Version) -> None:
-    found = manifest.read(version.directory, verify_digests=True)
-    exported.check(found, str(version.directory / manifest.NAME))
-    check_stored(version.directory / TABLES, found)
-    tuning.read(version.directory)
+    return Survey(catalogue, refused, verified)

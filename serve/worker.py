@@ -4,39 +4,95 @@ import logging
 import os
 import signal
 import time
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
+from threading import Lock
+from typing import Any
 
 from ..protos.errors import QuoremError, Unavailable
-from .settings import Settings
+from .call import Call
+from .catalogue import Catalogue
+from .settings import Settings, Version
 
 NOTICE_S = 1.0  # how long calls are still served after health says NOT_SERVING, so that callers turn elsewhere
+BATCHED = 32  # threads of calls that are computed together: a batch has no more of them
 NOTICE_SHARE = 0.1  # of the grace, where that is less
 
 
 def main(settings: Settings, core: int | None, pipe: Connection) -> None:
     """Serve until the supervisor says so or is gone, or SIGTERM comes.
 
-    Tells the supervisor {"ready": pid} or {"failed": a QuoremError as a dict}.
+    Tells the supervisor ("ready", pid) or ("failed", a QuoremError as a dict); after that, see line.py.
     """
     if core is not None:
         os.sched_setaffinity(0, {core})  # before any library counts the cores
+    with suppress(OSError):  # a call that arrives does not interrupt one that is computed: a tenth less of CPU a call
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or a line for every scan of the port
     stop = _stop_pipe()
     logging.basicConfig(format=f"%(asctime)s worker {os.getpid()} %(levelname)s %(message)s")
-    from .grpc_transport import GrpcServer
-    from .methods import refused_streams, unary
+    from .access_log import AccessLog
+    from .grpc_transport import THREADS, GrpcServer
+    from .line import Line
+    from .methods import STREAMS, streams, unary
     from .model import Model
     from .repository import Repository
     from .services import INFERENCE, SCORER
+    from .statuses import Status
+    from .tls import credentials
+
+    opened = dict[Version, Model]()
+
+    changing = Lock()  # duties may overlap
+
+    def open_(version: Version) -> None:
+        model = Model(version, settings.device)
+        model.warm()
+        with changing:
+            opened[version] = model
+
+    def serve(catalogue: Catalogue) -> None:
+        for version in [each for each in catalogue.all if each not in opened]:
+            open_(version)  # what an earlier word dropped meanwhile
+        with changing:
+            gone = set(repository.names) - set(catalogue.names)
+            repository.replace([opened[version] for version in catalogue.all], catalogue.labels)
+            for name in (*catalogue.names, *gone):
+                server.set_health(name, serving=name not in gone)
+            repository.statistics.keep([(version.name, version.number) for version in catalogue.all])
+            for version in opened.keys() - set(catalogue.all):
+                del opened[version]  # it leaves memory with the last call that runs on it
+
+    def observe(path: str, call: Call, status: Status, total_s: float) -> None:
+        method = path.rpartition("/")[2]
+        if method not in STREAMS or not call.request_bytes:  # requests of streams were counted as they were answered
+            times = call.queue_ns, call.encode_ns, call.compute_ns, int(1e9 * total_s)
+            repository.statistics.record(call, method, status, *times)
+        if log:
+            log.record(path[1:], call, status, total_s)
+
+    def count() -> dict[str, Any]:
+        return repository.statistics.snapshot() | ({"access_log_dropped": log.dropped} if log else {})
 
     try:
-        models = [Model(version, settings.device) for version in settings.versions]
-        for model in models:
-            model.warm()
-        repository = Repository(models, settings.limits)
+        for version in settings.catalogue.all:
+            open_(version)
+        repository = Repository(list(opened.values()), settings.limits, settings.catalogue.labels)
         if pipe.poll():  # told to stop before it served
             return
-        healthy = [SCORER, INFERENCE, *repository.names]
-        server = GrpcServer(unary(repository), refused_streams(), settings.limits, healthy)
+        log = AccessLog(settings.access_log, settings.access_log_sample) if settings.access_log else None
+        line = Line(pipe, {"open": open_, "serve": serve, "count": count})
+        security, healthy = settings.security, [SCORER, INFERENCE, *repository.names]
+        server = GrpcServer(
+            security.restrict(unary(repository, line, allow_control=security.allow_control)),
+            security.restrict(streams(repository)),
+            settings.limits,
+            healthy,
+            credentials(security.certificates) if security.certificates else None,
+            refusal=repository.admission.refusal,
+            observe=observe,
+            threads=BATCHED if settings.limits.batch_rows else THREADS,
+        )
         try:
             server.start(settings.host, settings.port)
         except RuntimeError as error:
@@ -44,18 +100,18 @@ def main(settings: Settings, core: int | None, pipe: Connection) -> None:
                 "the address can be bound", found=str(error), where=f"{settings.host}:{settings.port}"
             ) from None
     except QuoremError as error:
-        pipe.send({"failed": error.as_dict()})
+        pipe.send(("failed", error.as_dict()))
         raise SystemExit(1) from None
-    try:
-        pipe.send({"ready": os.getpid()})
-        wait([pipe, stop])  # a word, the supervisor's end, or a signal: all mean the same
-    except BrokenPipeError:
-        pass  # the supervisor is gone
+    line.send(("ready", os.getpid()))
+    while wait([pipe, stop]) == [pipe] and line.hear():
+        pass  # a signal, or the supervisor's end, means to stop
     repository.serving = False
     server.refuse_health()
     notice_s = min(NOTICE_S, NOTICE_SHARE * settings.grace_s)
     time.sleep(notice_s)
     server.drain(settings.grace_s - notice_s)
+    if log:
+        log.close()
     logging.shutdown()
     os._exit(0)  # connections end with the process, where gRPC's own shutdown would cancel what callers just sent
 

@@ -127,7 +127,7 @@ def spoil(dice: random.Random, bundle: Path) -> None:
             other = (bundle / dice.choice(names)).read_bytes()
             (bundle / name).write_bytes(_odd_bytes(dice, data, other))
     if dice.random() < 0.5:
-        _sign(bundle)
+        sign(bundle)
 
 
 def _parsed(data: bytes) -> Any:
@@ -189,7 +189,7 @@ def _odd_bytes(dice: random.Random, data: bytes, other: bytes) -> bytes:
     return bytes(found)
 
 
-def _sign(bundle: Path) -> None:
+def sign(bundle: Path) -> None:
     """Write sizes and digests of the files into the manifest as they are now."""
     tree = _parsed((bundle / "manifest.json").read_bytes())
     try:

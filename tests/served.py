@@ -92,8 +92,8 @@ def make_columns(known_cities: np.ndarray, rows: int, seed: int = 5) -> dict[str
     }
 
 
-def make_repository(root: Path) -> Rows:
-    """Export the model into `root`/models/ctr as version 1; its golden rows."""
+def make_manifest() -> pb.Manifest:
+    """The model: DeepFM over every kind of feature, under several schemes."""
     described = features()
     combines = {"item": "qr", "city": "qr", "tags": "hash"}
     fields = [
@@ -101,7 +101,12 @@ def make_repository(root: Path) -> Rows:
         for each in described
         if each.WhichOneof("encoding") != "dense"
     ]
-    manifest, rng = runs.model(described, fields, "deepfm"), np.random.default_rng(3)
+    return runs.model(described, fields, "deepfm")
+
+
+def make_repository(root: Path) -> Rows:
+    """Export the model into `root`/models/ctr as version 1; its golden rows."""
+    manifest, rng = make_manifest(), np.random.default_rng(3)
     weights = runs.weights(manifest, rng)
     columns = make_columns(weights["vocabulary.city.values"], ROWS)
     encoded = encode(manifest.schema, columns, ROWS, long_bags="refuse")

@@ -71,7 +71,7 @@ def test_every_model_goes_the_whole_road(quick: Demo):
     road += ["serve", *(f"{step} {name}" for step in ("score", "bench") for name in models)]
     assert [step["name"] for step in found["steps"]] == road
     for model in models.values():
-        assert model["rows_compared"] == 1024
+        assert model["rows_compared"] == 2048
         assert model["largest_difference"] <= 1e-5
         assert model["parity"] <= 1e-5
         assert [(cell["rows"], cell["concurrency"]) for cell in model["bench"]] == [(1, 1), (1, 8), (128, 1), (128, 8)]

@@ -145,6 +145,7 @@ def doubled(request: pb.ModelInferRequest) -> None:
 
 
 SLOTS = 10
+EXTENSIONS = ["model_repository", "model_configuration", "statistics"]
 INVALID, MISSING_MODEL, LACKING = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -218,7 +219,7 @@ def test_the_server_says_what_it_is(channel: grpc.Channel):
     assert ask(channel, "ServerLive", pb.ServerLiveRequest(), pb.ServerLiveResponse).live
     assert ask(channel, "ServerReady", pb.ServerReadyRequest(), pb.ServerReadyResponse).ready
     found = ask(channel, "ServerMetadata", pb.ServerMetadataRequest(), pb.ServerMetadataResponse)
-    assert found == pb.ServerMetadataResponse(name="quorem", version=quorem.__version__)
+    assert found == pb.ServerMetadataResponse(name="quorem", version=quorem.__version__, extensions=EXTENSIONS)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from quorem.serve.call import Call
 from quorem.serve.client import request_of
 from quorem.serve.grpc_transport import THREADS, GrpcServer
 from quorem.serve.port import reserve
@@ -161,7 +162,7 @@ def test_every_call_that_began_before_the_drain_is_answered():
     """The transport itself, with a slow method: as many answers arrive as calls were begun."""
     begun = Counter[int]()
 
-    def slow(request: bytes) -> bytes:
+    def slow(request: bytes, _call: Call) -> bytes:
         begun[threading.get_ident()] += 1
         time.sleep(0.02)
         return request
@@ -181,7 +182,9 @@ def test_every_call_that_began_before_the_drain_is_answered():
 def test_a_call_that_outlasts_the_grace_is_cut_off():
     release = threading.Event()
     port = reserve("127.0.0.1", 0)
-    server = GrpcServer({"quorem.v1.Scorer": {"Score": lambda request: request * release.wait(20)}}, {}, Limits(), [])
+    server = GrpcServer(
+        {"quorem.v1.Scorer": {"Score": lambda request, _call: request * release.wait(20)}}, {}, Limits(), []
+    )
     server.start("127.0.0.1", port.number)
     with port.holder, grpc.insecure_channel(port.address) as channel:
         pending = channel.unary_unary(SCORE).future(b"x", timeout=20)
@@ -199,7 +202,7 @@ def test_a_call_that_outlasts_the_grace_is_cut_off():
 def test_a_call_whose_caller_has_gone_is_neither_computed_nor_waited_for():
     begun, release = Counter[int](), threading.Event()
 
-    def slow(request: bytes) -> bytes:
+    def slow(request: bytes, _call: Call) -> bytes:
         begun[threading.get_ident()] += 1
         release.wait(20)
         return request
@@ -224,7 +227,7 @@ def test_a_call_whose_caller_has_gone_is_neither_computed_nor_waited_for():
 
 
 def test_an_unforeseen_error_is_internal_and_its_log_holds_no_request(caplog: pytest.LogCaptureFixture):
-    def broken(request: bytes) -> bytes:
+    def broken(request: bytes, _call: Call) -> bytes:
         raise ValueError(f"cannot read {request!r}")
 
     port = reserve("127.0.0.1", 0)
@@ -266,7 +269,7 @@ def test_workers_end_when_the_supervisor_is_killed(models: Path, tmp_path: Path)
 
 def test_a_server_whose_workers_die_again_and_again_gives_up(models: Path, tmp_path: Path):
     shutil.copytree(models, tmp_path / "models")
-    with serving(tmp_path / "models", tmp_path / "log", "--workers", "1") as server:
+    with serving(tmp_path / "models", tmp_path / "log", "--workers", "1", "--watch", "0") as server:
         shutil.rmtree(tmp_path / "models" / "ctr" / "1")
         os.kill(server.worker_pids[0], signal.SIGKILL)
         assert server.process.wait(timeout=40) == 1
@@ -278,11 +281,11 @@ def test_a_server_whose_workers_die_again_and_again_gives_up(models: Path, tmp_p
 def test_a_worker_that_cannot_be_replaced_leaves_the_others_serving(models: Path, request_bytes: bytes, tmp_path: Path):
     shutil.copytree(models, tmp_path / "models")
     version = tmp_path / "models" / "ctr" / "1"
-    with serving(tmp_path / "models", tmp_path / "log", "--workers", "2") as server:
+    with serving(tmp_path / "models", tmp_path / "log", "--workers", "2", "--watch", "0") as server:
         victim, survivor = server.worker_pids
         version.rename(tmp_path / "away")  # the survivor holds its files open
         os.kill(victim, signal.SIGKILL)
-        eventually(lambda: server.log.read_text().count("worker 0 ended") >= 6)  # more deaths than end a server alone
+        eventually(lambda: server.log.read_text().count("worker 0 ended") >= 6, 60)  # more than end a server alone
         assert answers(server.address, survivor, request_bytes)
         (tmp_path / "away").rename(version)
         eventually(lambda: len(server.workers()) == 2 and server.process.poll() is None, 30)
@@ -304,7 +307,10 @@ def test_a_second_sigterm_does_not_cut_the_drain_short(models: Path, request_byt
 def test_health_answers_while_every_thread_scores():
     release = threading.Event()
     methods = {
-        "quorem.v1.Scorer": {"Score": lambda request: request * release.wait(20), "Describe": lambda request: request}
+        "quorem.v1.Scorer": {
+            "Score": lambda request, _call: request * release.wait(20),
+            "Describe": lambda request, _call: request,
+        }
     }
     port = reserve("127.0.0.1", 0)
     server = GrpcServer(methods, {}, Limits(), ["ctr"])

@@ -18,6 +18,7 @@ from quorem.protos.encode import Column, Encoded
 from quorem.protos.errors import Malformed, NotFound, ParityError, WrongShape
 from quorem.protos.schema import layout
 from quorem.serve import golden, tuning
+from quorem.serve.call import Call
 from quorem.serve.client import Client, request_of
 from quorem.serve.graph import CTR, LOGIT
 from quorem.serve.model import CANDIDATE_DENSE, CANDIDATE_IDS, CONTEXT_DENSE, CONTEXT_IDS, Model
@@ -147,7 +148,7 @@ def repeated(column: Column, count: int) -> Column:
 
 def answer(model: Model, call: pb.ScoreRequest) -> pb.ScoreResponse:
     repository = Repository([model], Limits())
-    return pb.ScoreResponse.FromString(score(repository, call.SerializeToString()))
+    return pb.ScoreResponse.FromString(score(repository, call.SerializeToString(), Call()))
 
 
 def graph_of(model: Model, call: pb.ScoreRequest) -> str:

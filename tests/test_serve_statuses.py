@@ -21,6 +21,11 @@ EXPECTED = {
     "WrongSchema": Status.FAILED_PRECONDITION,
     "Unimplemented": Status.UNIMPLEMENTED,
     "Unavailable": Status.UNAVAILABLE,
+    "Overloaded": Status.RESOURCE_EXHAUSTED,
+    "TooLate": Status.DEADLINE_EXCEEDED,
+    "Gone": Status.CANCELLED,
+    "Unauthenticated": Status.UNAUTHENTICATED,
+    "Forbidden": Status.PERMISSION_DENIED,
 }
 KINDS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, QuoremError)}
 
@@ -35,7 +40,8 @@ def test_an_error_that_is_none_of_ours_is_internal():
 
 
 def test_a_status_becomes_the_error_that_it_came_from():
-    for name in ("InputError", "NotFound", "WrongSchema", "Unimplemented", "Unavailable"):
+    below = {"UnknownColumn", "MissingColumn", "WrongType", "WrongLength", "OutOfRange", "TooLarge"}
+    for name in EXPECTED.keys() - below:
         assert ERROR_OF[EXPECTED[name]] is KINDS[name]
 
 

@@ -65,7 +65,7 @@ def measure(work: Path, rounds: int, nets: Sequence[str]) -> tuple[list[dict[str
         shutil.rmtree(here, ignore_errors=True)
         here.mkdir()
         build, candidate_numbers, scale = NETS[name]
-        manifest = _write_run(here / "run", build(), candidate_numbers, scale)
+        manifest = write_run(here / "run", build(), candidate_numbers, scale)
         sessions = dict[str, onnxruntime.InferenceSession]()
         for label, precision in PRECISIONS.items():
             bundle, _ = publish(here / "run", here / label.replace(" ", "_"), precision=precision)
@@ -86,7 +86,7 @@ def measure(work: Path, rounds: int, nets: Sequence[str]) -> tuple[list[dict[str
     return cells, deviations
 
 
-def _write_run(run: Path, net: pb.Net, candidate_numbers: int, scale: float) -> pb.Manifest:
+def write_run(run: Path, net: pb.Net, candidate_numbers: int, scale: float) -> pb.Manifest:
     """A run directory with random weights; its reference logits are those of the float32 row-wise graph."""
     run.mkdir()
     schema = criteo.schema(candidate_numbers)

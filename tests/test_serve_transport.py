@@ -1,0 +1,329 @@
+"""The transport itself, on real connections: statuses, deadlines, tokens, bounded queues, streams, who is told."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from quorem.protos import errors
+from quorem.protos.errors import Overloaded, QuoremError
+from quorem.serve.call import Call, Method, Stream
+from quorem.serve.grpc_transport import MOST_WAITING, THREADS, GrpcServer, Refusal
+from quorem.serve.port import reserve
+from quorem.serve.settings import Limits
+from quorem.serve.statuses import Status
+from served import eventually
+
+SERVICE = "quorem.v1.Scorer"
+SCORE, DESCRIBE, FLOW = (f"/{SERVICE}/{name}" for name in ("Score", "Describe", "ScoreStream"))
+
+
+@dataclass
+class Up:
+    """A server and a connection to it; `told` are the calls that ended."""
+
+    server: GrpcServer
+    channel: grpc.Channel
+    address: str
+    told: list[tuple[str, Call, Status, float]] = field(default_factory=list)
+
+    def call(self, request: bytes = b"x", path: str = SCORE, **options: object) -> bytes:
+        return self.channel.unary_unary(path)(request, **{"timeout": 20, **options})
+
+    def refused(self, request: bytes = b"x", path: str = SCORE, **options: object) -> grpc.RpcError:
+        with pytest.raises(grpc.RpcError) as refused:
+            self.call(request, path, **options)
+        return refused.value
+
+    def flow(self, requests: Iterator[bytes], **options: object) -> grpc.Call:
+        return self.channel.stream_stream(FLOW)(requests, **{"timeout": 20, **options})
+
+    def health(self, name: str = "") -> int:
+        check = health_pb2_grpc.HealthStub(self.channel).Check
+        return check(health_pb2.HealthCheckRequest(service=name), timeout=5).status
+
+    def statuses(self) -> Counter[str]:
+        return Counter(status.name for _, _, status, _ in self.told)
+
+
+@contextmanager
+def up(
+    methods: Mapping[str, Method],
+    stream: Stream | None = None,
+    limits: Limits | None = None,
+    refusal: Refusal | None = None,
+) -> Iterator[Up]:
+    port, told = reserve("127.0.0.1", 0), list[tuple[str, Call, Status, float]]()
+    server = GrpcServer(
+        {SERVICE: methods},
+        {SERVICE: {"ScoreStream": stream}} if stream else {},
+        limits or Limits(),
+        ["ctr"],
+        refusal=refusal,
+        observe=lambda *ended: told.append(ended),
+    )
+    server.start("127.0.0.1", port.number)
+    with port.holder, grpc.insecure_channel(port.address) as channel:
+        yield Up(server, channel, port.address, told)
+    server.close()
+
+
+def echo(request: bytes, _call: Call) -> bytes:
+    return request
+
+
+def raising(error: Exception) -> Method:
+    def method(_request: bytes, _call: Call) -> bytes:
+        raise error
+
+    return method
+
+
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("InputError", "INVALID_ARGUMENT"),
+        ("NotFound", "NOT_FOUND"),
+        ("Overloaded", "RESOURCE_EXHAUSTED"),
+        ("TooLate", "DEADLINE_EXCEEDED"),
+        ("Gone", "CANCELLED"),
+        ("Unauthenticated", "UNAUTHENTICATED"),
+        ("Forbidden", "PERMISSION_DENIED"),
+    ],
+)
+def test_an_error_becomes_its_status_and_is_told(name: str, status: str):
+    with up({"Score": raising(getattr(errors, name)("a rule", found="that"))}) as server:
+        refused = server.refused()
+        assert refused.code().name == status
+        assert refused.details() == "a rule. Found: that."
+        eventually(lambda: server.told)
+        ((path, _, told, total_s),) = server.told
+        assert (path, told.name) == (SCORE, status)
+        assert 0 < total_s < 5
+
+
+def test_an_overloaded_server_says_when_to_try_again():
+    error = Overloaded("a rule")
+    error.retry_s = 0.0123
+    with up({"Score": raising(error)}) as server:
+        assert ("retry-after-ms", "12") in [tuple(each) for each in server.refused().trailing_metadata()]
+
+
+def test_a_method_knows_the_deadline_the_token_and_when_the_call_arrived():
+    seen = list[Call]()
+
+    def method(request: bytes, call: Call) -> bytes:
+        seen.append(call)
+        assert call.is_wanted()
+        return request
+
+    with up({"Score": method}) as server:
+        begun = time.monotonic()
+        server.call(timeout=3, metadata=[("authorization", "Bearer s3cret"), ("other", "x")])
+        server.call(timeout=None)
+        server.call(metadata=[("authorization", "Basic s3cret")])
+    assert begun < seen[0].arrived < time.monotonic()
+    assert seen[0].deadline == pytest.approx(begun + 3, abs=0.5)
+    assert seen[1].deadline is None
+    assert [each.token for each in seen] == ["s3cret", "", ""]
+
+
+@contextmanager
+def blocked(**options: object) -> Iterator[tuple[Up, threading.Event, list[bytes]]]:
+    """A server whose every thread is at a call until the event is set; the requests that were begun."""
+    release, begun = threading.Event(), list[bytes]()
+
+    def slow(request: bytes, _call: Call) -> bytes:
+        begun.append(request)
+        release.wait(20)
+        return request
+
+    with up({"Score": slow, "Describe": echo}, **options) as server:  # pyright: ignore[reportArgumentType]  # up's own
+        held = [server.channel.unary_unary(SCORE).future(b"held", timeout=20) for _ in range(THREADS)]
+        eventually(lambda: len(begun) == THREADS)
+        yield server, release, begun
+        release.set()
+        assert [each.result() for each in held] == [b"held"] * THREADS
+
+
+def test_a_call_whose_deadline_passed_while_it_waited_is_not_computed():
+    with blocked() as (server, release, begun):
+        late = server.channel.unary_unary(SCORE).future(b"late", timeout=0.2)
+        assert late.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        release.set()
+        assert server.call(b"next") == b"next"
+        assert b"late" not in begun
+
+
+def test_no_more_calls_wait_than_have_room_and_questions_are_answered_meanwhile():
+    with blocked() as (server, release, begun):
+        call = server.channel.unary_unary(SCORE)
+        waiting = [call.future(b"w", timeout=20) for _ in range(MOST_WAITING)]
+        eventually(lambda: server.server._threads.waiting == MOST_WAITING)  # all have arrived
+        refused = [call.future(b"r", timeout=20) for _ in range(40)]
+        assert {each.code().name for each in refused} == {"RESOURCE_EXHAUSTED"}
+        assert all(dict(each.trailing_metadata())["retry-after-ms"] == "100" for each in refused)
+        assert server.statuses()["RESOURCE_EXHAUSTED"] == 40
+        begin = time.monotonic()
+        assert server.health("ctr") == health_pb2.HealthCheckResponse.SERVING
+        assert server.call(b"d", DESCRIBE) == b"d"
+        assert time.monotonic() - begin < 2
+        release.set()
+        assert [each.result() for each in waiting] == [b"w"] * MOST_WAITING
+        assert b"r" not in begun
+
+
+def test_what_has_no_room_is_refused_before_its_message_is_read():
+    asked = list[int]()
+
+    def refusal(calls: int) -> QuoremError | None:
+        asked.append(calls)
+        return Overloaded("there is room") if calls >= THREADS else None
+
+    with blocked(refusal=refusal) as (server, release, begun):
+        big = bytes(8_000_000)
+        for _ in range(5):
+            assert server.refused(big).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert asked[-5:] == [THREADS] * 5
+        assert server.call(b"d", DESCRIBE) == b"d"  # questions need no room
+        release.set()
+        eventually(lambda: server.server._threads.unfinished == 0)
+        assert server.call(b"again") == b"again"
+        assert len(begun) == THREADS + 1
+
+
+def test_a_message_beyond_the_limit_is_refused_by_grpc_and_the_connection_lives():
+    with up({"Score": echo}, limits=Limits(max_request_bytes=1000)) as server:
+        assert server.refused(bytes(2000)).code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert server.call(bytes(500)) == bytes(500)
+
+
+def test_an_unknown_method_is_unimplemented():
+    with up({"Score": echo}) as server:
+        assert server.refused(path=f"/{SERVICE}/Other").code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_health_of_a_name_changes_while_the_server_runs():
+    with up({"Score": echo}) as server:
+        kinds = health_pb2.HealthCheckResponse
+        assert server.health("ctr") == kinds.SERVING
+        server.server.set_health("ctr", serving=False)
+        server.server.set_health("other", serving=True)
+        assert (server.health("ctr"), server.health("other")) == (kinds.NOT_SERVING, kinds.SERVING)
+
+
+def numbered(requests: Iterator[bytes], call: Call) -> Iterator[bytes]:
+    for number, request in enumerate(requests):
+        if request == b"bad":
+            raise errors.InputError("no bad requests", found="one")
+        call.rows += 1
+        yield b"%d:%s" % (number, request)
+
+
+def test_a_stream_answers_each_request_as_it_comes_and_is_told_once():
+    with up({"Score": echo}, numbered) as server:
+        flow = server.flow(iter([b"a", b"b", b"c"]))
+        assert list(flow) == [b"0:a", b"1:b", b"2:c"]
+        eventually(lambda: server.told)
+        ((path, call, status, _),) = server.told
+        assert (path, call.rows, status) == (FLOW, 3, Status.OK)
+
+
+def test_an_error_ends_a_stream_after_the_answers_before_it():
+    with up({"Score": echo}, numbered) as server:
+        flow = server.flow(iter([b"a", b"bad", b"c"]))
+        assert next(flow) == b"0:a"
+        with pytest.raises(grpc.RpcError) as refused:
+            next(flow)
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        eventually(lambda: server.statuses() == {"INVALID_ARGUMENT": 1})
+
+
+@contextmanager
+def idle_streams(server: Up, count: int) -> Iterator[list[grpc.Call]]:
+    """Streams that have had one answer and send nothing more until the end."""
+    end = threading.Event()
+
+    def requests() -> Iterator[bytes]:
+        yield b"a"
+        end.wait(20)
+
+    flows = [server.flow(requests()) for _ in range(count)]
+    assert [next(each) for each in flows] == [b"0:a"] * count
+    yield flows
+    end.set()
+
+
+def test_idle_streams_hold_neither_scores_nor_a_drain_up():
+    with up({"Score": echo}, numbered) as server, idle_streams(server, 3 * THREADS):
+        assert server.call(b"s") == b"s"
+        begun = time.monotonic()
+        server.server.drain(20)
+        assert time.monotonic() - begun < 5
+        assert server.refused().code() == grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_stream_that_sends_on_while_the_server_stops_is_refused():
+    gate = threading.Event()
+
+    def requests() -> Iterator[bytes]:
+        yield b"a"
+        gate.wait(20)
+        yield b"b"
+
+    with up({"Score": echo}, numbered) as server:
+        flow = server.flow(requests())
+        assert next(flow) == b"0:a"
+        server.server.drain(5)
+        gate.set()
+        with pytest.raises(grpc.RpcError) as refused:
+            next(flow)
+        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("leave", [lambda flow: flow.cancel(), lambda flow: None])
+def test_streams_are_bounded_and_one_that_ends_makes_room(leave: Callable[[grpc.Call], None]):
+    with up({"Score": echo}, numbered, Limits(max_streams=2)) as server:
+        with idle_streams(server, 2) as flows:
+            with pytest.raises(grpc.RpcError) as refused:
+                next(server.flow(iter([b"a"])))
+            assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert "--max-streams" in refused.value.details()
+            for each in flows:
+                leave(each)
+        eventually(lambda: sum(server.statuses().values()) == 3)
+        eventually(lambda: answers(server, [b"x"]))
+        for _ in range(5):  # and never more than there was
+            assert list(server.flow(iter([b"y"]))) == [b"0:y"]
+
+
+def answers(server: Up, requests: Sequence[bytes]) -> bool:
+    try:
+        return len(list(server.flow(iter(requests)))) == len(requests)
+    except grpc.RpcError:
+        return False
+
+
+def test_a_stream_of_which_somebody_tires_is_told_as_cancelled():
+    with up({"Score": echo}, numbered) as server, idle_streams(server, 1) as (flow,):
+        flow.cancel()
+        eventually(lambda: server.statuses() == {"CANCELLED": 1})
+
+
+def test_an_observer_that_fails_fails_no_call(caplog: pytest.LogCaptureFixture):
+    port = reserve("127.0.0.1", 0)
+
+    def observe(*_ended: object) -> None:
+        raise OSError("the disk is full")
+
+    server = GrpcServer({SERVICE: {"Score": echo}}, {}, Limits(), [], observe=observe)
+    server.start("127.0.0.1", port.number)
+    with port.holder, grpc.insecure_channel(port.address) as channel:
+        assert channel.unary_unary(SCORE)(b"x", timeout=20) == b"x"
+    server.close()
+    assert "the disk is full" in caplog.text
