@@ -155,7 +155,7 @@ def test_all_attempts_share_the_time_of_the_call(call: Call):
     with failing.running() as address, pytest.raises((errors.Unavailable, errors.TooLate)):  # the last may be cut off
         call(address, retry=Retry(attempts=1000, first_s=0.01, most_s=0.02), timeout_s=0.4)
     assert 3 <= len(failing.at) < 100
-    assert failing.at[-1] - failing.at[0] < 0.4
+    assert failing.at[-1] - failing.at[0] < 0.6
 
 
 def test_an_answer_after_the_time_is_too_late(call: Call):
