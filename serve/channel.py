@@ -12,10 +12,9 @@ import grpc
 import grpc.aio
 
 from ..protos.errors import DataError, Malformed, MissingFile, Overloaded, QuoremError, TooLarge, TooLate, Unavailable
-from .statuses import ERROR_OF, Status
+from .statuses import ERROR_OF, RETRY_AFTER, Status
 
 TIMEOUT_S = 30.0
-RETRY_AFTER = "retry-after-ms"  # trailing metadata of a busy server: when it wants to be asked again
 OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),  # a connection of its own for every channel: each may reach another worker
     ("grpc.max_receive_message_length", -1),

@@ -22,7 +22,7 @@ from .call import Call, Method, Stream
 from .health import Health
 from .reflection import add_reflection
 from .settings import Limits
-from .statuses import Status, message_of, status_of
+from .statuses import RETRY_AFTER, Status, message_of, status_of
 from .threads import OWN_POOL, AtOnce, Threads, arrived
 
 THREADS = 4  # measured: fewer wait for one another, more take turns
@@ -34,7 +34,6 @@ RETRY_S = 0.1  # where no better is known
 POLL_S = 0.005  # how often a drain looks for calls that are still live
 LINGER_S = 0.1  # for the last replies to reach their callers before connections end
 FOREVER_S = 1e8  # gRPC tells no deadline as one in centuries
-RETRY_AFTER = "retry-after-ms"
 BEARER = "bearer "
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 OPTIONS = [

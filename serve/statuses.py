@@ -16,6 +16,7 @@ from ..protos.errors import (
     WrongSchema,
 )
 
+RETRY_AFTER = "retry-after-ms"  # trailing metadata of a busy server: when it wants to be asked again
 MESSAGE_BYTES = 1024  # a status travels in a header; clients refuse headers above 8 KiB
 
 

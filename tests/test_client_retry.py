@@ -14,9 +14,10 @@ from quorem.protos import errors
 from quorem.protos import scoring_pb2 as pb
 from quorem.protos.encode import Column
 from quorem.serve.async_client import AsyncClient
-from quorem.serve.channel import RETRY_AFTER, Retry
+from quorem.serve.channel import Retry
 from quorem.serve.client import Client
 from quorem.serve.exchange import Scores
+from quorem.serve.statuses import RETRY_AFTER
 
 CODE = grpc.StatusCode
 METADATA = tuple[tuple[str, str], ...]

@@ -156,7 +156,7 @@ def by_rank(tensors: dict[str, runs.Array]) -> None:
     tensors["label"] = (tensors["logit"] > np.median(tensors["logit"])).astype(np.float32)
 
 
-def test_auto_takes_the_by_size_that_keeps_the_auc_and_shows_the_others(
+def test_auto_takes_the_smallest_that_keeps_the_auc_and_shows_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     run = made(tmp_path / "run", manifest_of())
@@ -199,7 +199,7 @@ def test_auto_takes_the_by_size_that_keeps_the_auc_and_shows_the_others(
         ((0.8, 0.7, 0.6), 1, 2),
     ],
 )
-def test_the_by_size_whose_auc_stays_is_chosen(aucs: tuple[float, ...], most: float, chosen: int):
+def test_the_smallest_whose_auc_stays_is_chosen(aucs: tuple[float, ...], most: float, chosen: int):
     candidates = [pb.Candidate(bytes=100 - n, auc=auc) for n, auc in enumerate(aucs)]
     for number, each in enumerate(candidates):
         each.precision.tables = (pb.FP32, pb.FP16, pb.INT8)[number]

@@ -116,7 +116,7 @@ def test_calls_without_a_token_that_is_known_are_refused(channel: grpc.Channel, 
 def hostile(place: Path) -> list[str]:
     """Names that would find a model, or break something, if they ever reached the file system."""
     paths = ["../outside", "../../outside", "./ctr", "ctr/", "ctr/1", "ctr/../ctr", "..", ".", "/", "~", "ctr\\1"]
-    absolute = [str(place / "outside"), str(place / "models" / "ctr"), f"file://{place}/outside", "/absolute/path"]
+    absolute = [str(place / "outside"), str(place / "models" / "ctr"), (place / "outside").as_uri(), "/absolute/path"]
     odd = [
         "ctr\0",
         "\0",
