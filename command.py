@@ -11,13 +11,14 @@ from .export import command as export_command
 from .protos import command as protos_command
 from .protos.errors import QuoremError
 from .serve import command as serve_command
+from .serve.bench import command as bench_command
 from .train import command as train_command
 from .train.compare import command as compare_command
 from .train.search import command as search_command
 
 # Which modules each extra of pyproject.toml installs, the smallest extra first.
 EXTRAS = {
-    "bench": ("pyarrow",),
+    "bench": ("matplotlib", "pyarrow"),
     "export": ("onnx",),
     "train": ("matplotlib", "pyarrow", "pydantic", "tomli_w", "torch"),
 }
@@ -50,7 +51,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"quorem {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
-    for module in (train_command, search_command, compare_command, export_command, serve_command, protos_command, demo):
+    for module in (
+        train_command,
+        search_command,
+        compare_command,
+        export_command,
+        serve_command,
+        bench_command,
+        protos_command,
+        demo,
+    ):
         module.register(commands)
     return parser
 

@@ -36,7 +36,7 @@ SCHEMES = {
     "qr": ("embedding.scheme=qr",),
 }
 QUICK = ("data.synthetic.rows={train=30000,valid=4000,test=4000}", "data.synthetic.scale=0.002", "train.batch=256")
-BENCH_SECONDS, QUICK_BENCH_SECONDS, WARMUP_SECONDS = 3.0, 0.4, 0.4
+WINDOW_SECONDS, QUICK_WINDOW_SECONDS, WARMUP_SECONDS = 1.0, 0.15, 0.4
 
 FACTS, PAGE, ROWS = "demo.json", "index.html", "rows.csv"
 WORK = ("runs", "models", ROWS)  # what --keep keeps
@@ -143,10 +143,10 @@ def _walk(out: Path, steps: "Steps", *, quick: bool) -> dict[str, Any]:
         score = ["score", address, str(out / ROWS), "--model", name, "--logit"]
         scored = steps.run(f"score {name}", *score)
         model |= _compare(scored["scores"], runs / name)
-    seconds = QUICK_BENCH_SECONDS if quick else BENCH_SECONDS
+    window = QUICK_WINDOW_SECONDS if quick else WINDOW_SECONDS
     for name, model in models.items():
         load = ["--rows-file", str(out / ROWS), "--concurrency", "1,8", "--rows", "1,128"]
-        timing = ["--duration", str(seconds), "--warmup", str(WARMUP_SECONDS)]
+        timing = ["--window", str(window), "--windows", "3", "--warmup", str(WARMUP_SECONDS), "--no-noop"]
         model["bench"] = steps.run(f"bench {name}", "bench", address, "--model", name, *load, *timing)["cells"]
     held = steps.memory.of_files(workers, {name: repository / name / "1" / "tables.bin" for name in models})
     for name, model in models.items():

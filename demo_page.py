@@ -262,7 +262,7 @@ def _svg(draw: "Callable[[Figure, Findings], None]", found: Findings, inches: tu
 
 def _loads(found: Findings) -> list[tuple[int, int]]:
     """Rows a call and calls in flight, of every bench."""
-    return [(cell["rows"], cell["concurrency"]) for cell in found["models"]["full"]["bench"]]
+    return [(round(cell["rows"]), cell["concurrency"]) for cell in found["models"]["full"]["bench"]]
 
 
 def _cells(found: Findings, load: tuple[int, int]) -> Iterator[tuple[str, dict[str, Any]]]:

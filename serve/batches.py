@@ -1,6 +1,7 @@
 """Batches: many rows, a call's worth at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -20,14 +21,15 @@ def batches(columns: Mapping[str, Column], rows: int, batch_rows: int) -> Iterat
     """
     if batch_rows < 1:
         raise InputError("a batch has at least one row", found=str(batch_rows), where="batch_rows", remedy="Ask for 1")
+    return parts(columns, rows, [*range(0, rows, batch_rows), rows])
+
+
+def parts(columns: Mapping[str, Column], rows: int, bounds: Sequence[int]) -> Iterator[Batch]:
+    """The rows between each two neighbours of rising bounds, the first of which is 0; as `batches`."""
     starts = {name: _starts(name, column, rows) for name, column in columns.items()}
     return (
-        Batch(
-            first,
-            min(batch_rows, rows - first),
-            {name: _cut(column, starts[name], first, first + batch_rows) for name, column in columns.items()},
-        )
-        for first in range(0, rows, batch_rows)
+        Batch(first, end - first, {name: _cut(column, starts[name], first, end) for name, column in columns.items()})
+        for first, end in pairwise(bounds)
     )
 
 
@@ -56,7 +58,7 @@ def _starts(name: str, column: Column, rows: int) -> np.ndarray | None:
 
 def _cut(column: Column, starts: np.ndarray | None, first: int, end: int) -> Column:
     """The rows in [first, end) of a column; the distinct strings that codes point at stay whole."""
-    values = slice(first, end) if starts is None else slice(int(starts[first]), int(starts[min(end, len(starts) - 1)]))
+    values = slice(first, end) if starts is None else slice(int(starts[first]), int(starts[end]))
     strings = column.strings
     return Column(
         integers=None if column.integers is None else column.integers[values],

@@ -1,11 +1,9 @@
-"""The commands `quorem serve`, `score` and `bench`: their arguments and help. Importing them costs nothing."""
+"""The commands `quorem serve` and `quorem score`: their arguments and help. Importing them costs nothing."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
-N = TypeVar("N", int, float)
+from .arguments import add_access_options, add_command, add_file_options, number
 
 SERVE = """\
 Host the models of a repository over gRPC: quorem.v1.Scorer, the Open Inference Protocol
@@ -38,44 +36,24 @@ examples:
   quorem score localhost:8500 test.csv --ignore label --out scores.csv
   quorem score localhost:8500 rows.jsonl --model ctr --version 3 --logit --json"""
 
-BENCH = """\
-Measure a running server: rate and latency percentiles at each number of rows per request
-and each number of calls in flight.
-
-The closed scenario keeps CONCURRENCY calls in flight, each on a connection of its own, and
-sends the next when the last is answered: its rate is throughput at that concurrency, and
-its latencies are those of callers that wait for their turn. Requests are built before the
-clock starts: rows drawn from the model's schema (Zipf-distributed ids, seeded), or taken
-from a file. Latencies are of answered calls; all others are counted by status."""
-
-BENCH_EXAMPLES = """\
-examples:
-  quorem bench localhost:8500
-  quorem bench localhost:8500 --concurrency 1,8,32 --rows 1,128 --duration 10 --out bench.json
-  quorem bench localhost:8500 --rows-file test.csv --ignore label --protocol infer --json
-
-The exit status is 1 if any call failed. Put the server on other cores than the bench: the
-column `client cores` says how much the bench itself used."""
-
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add `serve`, `score` and `bench` to the commands of `quorem`."""
+    """Add `serve` and `score` to the commands of `quorem`."""
     _register_serve(commands)
     _register_score(commands)
-    _register_bench(commands)
 
 
 def _register_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add(commands, "serve", "a model repository becomes a gRPC endpoint", SERVE, SERVE_EXAMPLES)
+    parser = add_command(commands, "serve", "a model repository becomes a gRPC endpoint", SERVE, SERVE_EXAMPLES)
     parser.add_argument("models", metavar="MODELS", type=Path, help="the model repository")
     parser.add_argument("--host", default="127.0.0.1", help="address to bind; 0.0.0.0 for all (default: %(default)s)")
     parser.add_argument(
-        "--port", metavar="N", type=_number(int, 0, 65535), default=8500, help="0: a free one (default: %(default)s)"
+        "--port", metavar="N", type=number(int, 0, 65535), default=8500, help="0: a free one (default: %(default)s)"
     )
     parser.add_argument(
         "--workers",
         metavar="N",
-        type=_number(int, 1, 1024),
+        type=number(int, 1, 1024),
         help="processes (default: the cores it may use; 1 on cuda)",
     )
     parser.add_argument(
@@ -87,55 +65,55 @@ def _register_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.add_argument(
         "--watch",
         metavar="SECONDS",
-        type=_number(float, 0, 86400),
+        type=number(float, 0, 86400),
         default=2.0,
         help="between looks for new versions; 0: never (default: %(default)s)",
     )
     parser.add_argument(
         "--max-rows",
         metavar="N",
-        type=_number(int, 1, 1 << 20),
+        type=number(int, 1, 1 << 20),
         default=4096,
         help="per request (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-request-mb", metavar="N", type=_number(int, 1, 2047), default=16, help="MiB (default: %(default)s)"
+        "--max-request-mb", metavar="N", type=number(int, 1, 2047), default=16, help="MiB (default: %(default)s)"
     )
     parser.add_argument(
         "--max-rows-in-flight",
         metavar="N",
-        type=_number(int, 1, 1 << 24),
+        type=number(int, 1, 1 << 24),
         default=8192,
         help="per worker; what comes beyond is refused at once (default: %(default)s)",
     )
     parser.add_argument(
         "--max-streams",
         metavar="N",
-        type=_number(int, 1, 4096),
+        type=number(int, 1, 4096),
         default=64,
         help="streaming calls per worker (default: %(default)s)",
     )
     parser.add_argument(
         "--batch-rows",
         metavar="N",
-        type=_number(int, 0, 1 << 20),
+        type=number(int, 0, 1 << 20),
         help="compute calls together, up to so many rows; 0: one by one (default: 0, on cuda 1024)",
     )
     parser.add_argument(
         "--batch-delay-ms",
         metavar="MS",
-        type=_number(float, 0, 1000),
+        type=number(float, 0, 1000),
         default=0.5,
         help="that the first of them waits for others (default: %(default)s)",
     )
     parser.add_argument(
-        "--metrics-port", metavar="N", type=_number(int, 0, 65535), help="Prometheus, over HTTP; 0: a free one"
+        "--metrics-port", metavar="N", type=number(int, 0, 65535), help="Prometheus, over HTTP; 0: a free one"
     )
     parser.add_argument("--access-log", metavar="FILE", type=Path, help="gets a JSON line a call, without its content")
     parser.add_argument(
         "--access-log-sample",
         metavar="N",
-        type=_number(int, 1, 1 << 30),
+        type=number(int, 1, 1 << 30),
         default=1,
         help="tell one in N of the calls that end well, and all others (default: %(default)s)",
     )
@@ -150,7 +128,7 @@ def _register_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParse
     parser.add_argument(
         "--grace",
         metavar="SECONDS",
-        type=_number(float, 0, 3600),
+        type=number(float, 0, 3600),
         default=10.0,
         help="for calls in flight when told to stop (default: %(default)s)",
     )
@@ -162,111 +140,29 @@ def _register_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _register_score(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add(commands, "score", "rows of a file become scores", SCORE, SCORE_EXAMPLES)
+    parser = add_command(commands, "score", "rows of a file become scores", SCORE, SCORE_EXAMPLES)
     parser.add_argument("endpoint", metavar="ENDPOINT", help="host:port of a running `quorem serve`")
     parser.add_argument("rows", metavar="ROWS", type=Path, help="a .csv, .jsonl, .ndjson or .parquet file")
     parser.add_argument("--model", metavar="NAME", default="", help="needed where several models are served")
     selector = parser.add_mutually_exclusive_group()
-    selector.add_argument("--version", metavar="N", type=_number(int, 1, 2**63 - 1), help="default: the latest")
+    selector.add_argument("--version", metavar="N", type=number(int, 1, 2**63 - 1), help="default: the latest")
     selector.add_argument("--label", metavar="LABEL", help="a version by the name that the repository gives it")
     parser.add_argument("--out", metavar="FILE", type=Path, help="write a .csv or .jsonl file instead of printing")
     parser.add_argument("--logit", action="store_true", help="logits instead of probabilities")
     parser.add_argument(
-        "--batch", metavar="N", type=_number(int, 1, 1 << 20), default=512, help="rows per call (default: %(default)s)"
+        "--batch", metavar="N", type=number(int, 1, 1 << 20), default=512, help="rows per call (default: %(default)s)"
     )
-    _add_file_options(parser)
-    _add_access_options(parser)
+    add_file_options(parser)
+    add_access_options(parser)
     parser.add_argument(
         "--connections",
         metavar="N",
-        type=_number(int, 1, 1024),
+        type=number(int, 1, 1024),
         default=1,
         help="that calls take turns on, two in flight on each; workers share load by them (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, and errors as JSON too")
     parser.set_defaults(run=_score, extra=None)
-
-
-def _register_bench(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = _add(commands, "bench", "rate and latency of an endpoint", BENCH, BENCH_EXAMPLES)
-    parser.add_argument("endpoint", metavar="ENDPOINT", help="host:port of a running `quorem serve`")
-    parser.add_argument("--model", metavar="NAME", default="", help="needed where several models are served")
-    parser.add_argument("--scenario", choices=("closed",), default="closed", help="how calls are timed")
-    parser.add_argument(
-        "--concurrency", metavar="N,N", type=_numbers(1, 4096), default=[1, 8, 32], help="in flight (default: 1,8,32)"
-    )
-    parser.add_argument(
-        "--rows", metavar="N,N", type=_numbers(1, 1 << 20), default=[1, 32, 128], help="per call (default: 1,32,128)"
-    )
-    parser.add_argument(
-        "--duration", metavar="SECONDS", type=_number(float, 0.1, 86400), default=5.0, help="(default: %(default)s)"
-    )
-    parser.add_argument(
-        "--warmup", metavar="SECONDS", type=_number(float, 0, 3600), default=1.0, help="untimed (default: %(default)s)"
-    )
-    parser.add_argument("--rows-file", metavar="FILE", type=Path, help="take rows from a file, as `quorem score` does")
-    _add_file_options(parser)
-    _add_access_options(parser)
-    parser.add_argument("--protocol", choices=("score", "infer"), default="score", help="Scorer/Score or ModelInfer")
-    parser.add_argument(
-        "--processes", metavar="N", type=_number(int, 1, 1024), help="client processes (default: half the cores)"
-    )
-    parser.add_argument("--seed", metavar="N", type=_number(int, 0, 2**63 - 1), default=1, help="of the drawn rows")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="write the result as JSON")
-    parser.add_argument("--json", action="store_true", help="print the result as one JSON object, and errors too")
-    parser.set_defaults(run=_bench, extra="bench")
-
-
-def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, line: str, text: str, examples: str
-) -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=line,
-        description=text,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _add_file_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--ignore",
-        metavar="COLUMN",
-        action="append",
-        default=[],
-        help="a column of the file that is no feature, such as the label (repeatable)",
-    )
-
-
-def _add_access_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tls-ca", metavar="FILE", type=Path, help="call over TLS; who vouches for the server (PEM)")
-    parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="the caller's certificate, for mutual TLS (PEM)")
-    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="its key (PEM, without a password)")
-    parser.add_argument("--token-file", metavar="FILE", type=Path, help="holds the bearer token of every call")
-    parser.add_argument("--insecure-token", action="store_true", help="send the token without TLS, too")
-
-
-def _number(kind: Callable[[str], N], low: N, high: N) -> Callable[[str], N]:
-    """A parser of one number in [low, high]."""
-
-    def number(text: str) -> N:
-        value = kind(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not in [{low}, {high}]")
-        return value
-
-    return number
-
-
-def _numbers(low: int, high: int) -> Callable[[str], list[int]]:
-    """A parser of numbers with commas between them."""
-    one = _number(int, low, high)
-
-    def numbers(text: str) -> list[int]:
-        return [one(part) for part in text.split(",")]
-
-    return numbers
 
 
 def _serve(args: argparse.Namespace) -> int:
@@ -277,11 +173,5 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _score(args: argparse.Namespace) -> int:
     from .score import main
-
-    return main(args)
-
-
-def _bench(args: argparse.Namespace) -> int:
-    from .bench import main
 
     return main(args)

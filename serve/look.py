@@ -30,6 +30,11 @@ class Wanted:
     unread: frozenset[str]
     problems: tuple[tuple[str, QuoremError], ...]
 
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """All that are present."""
+        return tuple(version for versions in self.present.values() for version in versions)
+
 
 def look(root: Path, policy: Policy, unloaded: frozenset[str] = frozenset()) -> Wanted:
     """List `<root>/<model>/<version>/` and read the labels, but for models that are unloaded; hidden names are ignored.

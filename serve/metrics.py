@@ -5,6 +5,7 @@ at zero with the server; those of a version that is served no longer are told no
 """
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -73,6 +74,14 @@ def pss_bytes(pid: int) -> int | None:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
+    return None
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """Processor time of a process and of those below it that have ended; None where nobody can tell."""
+    with suppress(OSError, ValueError, IndexError):
+        times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
+        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
     return None
 
 
@@ -225,6 +234,9 @@ def _processes(page: _Page, server: Server) -> None:
     page.family("quorem_process_pss_bytes", "gauge", "Memory; pages that are shared count in parts.", shares)
     if shares:
         page.one("quorem_pss_bytes", "gauge", "Memory of all processes.", sum(share for _, share in shares))
+    used = {process: cpu_seconds(pid) for process, pid in server.pids.items()}
+    seconds = [({"process": process}, each) for process, each in used.items() if each is not None]
+    page.family("quorem_process_cpu_seconds_total", "counter", "Processor time.", seconds)
 
 
 def _catalogue(page: _Page, catalogue: Catalogue) -> None:

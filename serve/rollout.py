@@ -46,6 +46,7 @@ class Rollout:
         self._verified, self._unloaded = verified, frozenset[str]()
         self._guard, self._asked, self._looks = Condition(), 0, 0
         self._told = set[str]()
+        self._held = look(root, policy).versions  # when last looked
         self.target = first
 
     def watch(self) -> None:
@@ -79,8 +80,10 @@ class Rollout:
     def index(self, serving: Catalogue) -> list[State]:
         """Every version that the repository holds, with what became of it."""
         states = dict[tuple[str, int], State]()
-        for version in self._verified.known():
-            reason = self._verified.reason(version)
+        for version in (*self._held, *self._verified.known()):
+            reason = self._verified.reason(version) or f"not chosen by the policy {self._policy}"
+            if version.name in self._unloaded:
+                reason = "unloaded"
             states[version.name, version.number] = State(version.name, version.number, "UNAVAILABLE", reason)
         for version in self.target.all:
             states[version.name, version.number] = State(version.name, version.number, "LOADING")
@@ -110,13 +113,14 @@ class Rollout:
     def _look(self) -> None:
         self._verified.prune()
         wanted = look(self._root, self._policy, self._unloaded)
+        self._held = wanted.versions
         for where, problem in wanted.problems:
-            self._say(f"{where}: {problem}")
+            self._say(f"{where} is passed over: {problem}")
         while unknown := resolve(wanted, self._verified, self.target).unknown:
             for version in unknown:
                 self._verified.verify(version)
         for version, error in self._verified.bad():
-            self._say(f"{version} is not served: {error}")
+            self._say(f"{version} is passed over: {error}")
         self.target = resolve(wanted, self._verified, self.target).catalogue
 
     def _say(self, line: str) -> None:

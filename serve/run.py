@@ -32,8 +32,8 @@ def main(args: argparse.Namespace) -> int:
     for warning in security.check(args.host):
         print(f"quorem serve: {warning}", file=sys.stderr)
     found = survey(args.models, policy)
-    for version, error in found.refused:
-        print(f"quorem serve: {version} is not served: {error}", file=sys.stderr)
+    for where, error in found.refused:
+        print(f"quorem serve: {where} is passed over: {error}", file=sys.stderr)
     device: Device = "cuda" if args.device == "cuda" or (args.device == "auto" and _gpu()) else "cpu"
     count, pins = (1, ()) if device == "cuda" else cores.usable()
     settings = Settings(

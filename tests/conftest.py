@@ -9,6 +9,8 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from fake_server import Fake
+    from quorem.serve.bench.drive import Drivers
     from served import Rows, Served
 
 # A shell starts background jobs with SIGINT ignored, and children inherit that: tests that press Ctrl-C need it back.
@@ -38,3 +40,21 @@ def server(served_root: Path, golden: "Rows") -> "Iterator[Served]":
 
     with serving(served_root / "models", served_root / "log", "--workers", "2", "--max-rows", "128") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def drivers() -> "Iterator[Drivers]":
+    """Two client processes of a bench."""
+    from quorem.serve.bench.drive import Drivers
+
+    with Drivers(2) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Fake]":
+    """A server that answers every call after the time that the call names."""
+    from fake_server import faking
+
+    with faking(tmp_path_factory.mktemp("plain") / "log") as server:
+        yield server

@@ -87,7 +87,7 @@ class Soak:
             each.join()
         for number, kind in self.events.bad.items():
             state = self._state(number)
-            if state != "UNAVAILABLE" or f"{NAME}/{number} is not served" not in self._server.log.read_text():
+            if state != "UNAVAILABLE" or f"{NAME}/{number} is passed over" not in self._server.log.read_text():
                 self.problems.append(f"version {number} with a {kind} is {state or 'unknown'}, and was not told")
         if len(self._server.workers()) != WORKERS:
             self.problems.append("a worker is missing")

@@ -13,6 +13,7 @@ from quorem.serve.place import Place
 from quorem.serve.policy import Policy
 from quorem.serve.rollout import Rollout
 from quorem.serve.settings import Version
+from quorem.serve.survey import survey
 from quorem.serve.verified import Verified
 from served import Rows
 
@@ -98,3 +99,15 @@ def test_where_what_was_served_is_gone_a_new_worker_begins_with_the_target(model
     shutil.rmtree(tmp_path / "models")
     server.verified.prune()
     assert server.errands.serving == Catalogue()
+
+
+def test_the_index_says_of_every_version_that_is_there_why_it_is_not_ready(models: Path, tmp_path: Path):
+    for number in (1, 2, 3):
+        shutil.copytree(models / "ctr" / "1", tmp_path / "ctr" / str(number))
+    (tmp_path / "ctr" / "3" / "tables.bin").write_bytes(b"")
+    found = survey(tmp_path)
+    rollout = Rollout(tmp_path, Policy(), found.catalogue, found.verified, 0, lambda: None, lambda _line: None)
+    states = [(each.number, each.state, each.reason) for each in rollout.index(found.catalogue)]
+    assert states[:2] == [(1, "UNAVAILABLE", "not chosen by the policy latest:1"), (2, "READY", "")]
+    assert states[2][:2] == (3, "UNAVAILABLE")
+    assert "tables.bin" in states[2][2]

@@ -132,6 +132,7 @@ def test_what_the_supervisor_knows(tmp_path: Path):
         own = value(samples, "quorem_process_pss_bytes", process="supervisor")
         assert own == value(samples, "quorem_pss_bytes") > 1 << 20
         assert ("quorem_process_pss_bytes", frozenset({("process", "worker-0")})) not in samples, "it has gone"
+        assert value(samples, "quorem_process_cpu_seconds_total", process="supervisor") > 0
 
 
 def test_a_server_that_has_not_been_called_tells_what_it_is():

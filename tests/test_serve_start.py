@@ -48,7 +48,7 @@ def test_a_broken_version_is_passed_over_and_named(models: Path, tmp_path: Path)
     (versions / "10" / "tables.bin").write_bytes(data)
     with serving(tmp_path / "models", tmp_path / "log", "--workers", "1") as server:
         assert server.facts["models"] == [{"name": "ctr", "version": 2}]
-        assert "ctr/10 is not served: " in server.log.read_text()
+        assert "ctr/10 is passed over: " in server.log.read_text()
         assert "a file has the digest its manifest says" in server.log.read_text()
         assert server.stop() == 0
 

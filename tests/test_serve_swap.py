@@ -166,11 +166,11 @@ def test_a_bad_version_is_reported_once_and_the_old_one_stays(models: Path, vari
     with serving(models, tmp_path / "log", *WATCH) as server, calling(server, [asked]) as callers:
         for number, bad in enumerate(BAD, 2):
             variants.publish(models, number, bad=bad)
-            eventually(lambda number=number: f"ctr/{number} is not served: " in server.log.read_text())
+            eventually(lambda number=number: f"ctr/{number} is passed over: " in server.log.read_text())
         time.sleep(LOOKS_S)
         assert answers(server, asked) == {1}
         said = server.log.read_text()
-        assert said.count("is not served") == len(said.splitlines()) == len(BAD), said
+        assert said.count("is passed over") == len(said.splitlines()) == len(BAD), said
         assert "a file has the digest its manifest says" in said
         assert "gives its golden logits" in said
         assert "ONNX Runtime opens a bundle's graph" in said
@@ -185,7 +185,7 @@ def test_a_bad_version_that_is_put_right_is_served(models: Path, variants: Varia
     asked = variants.ask()
     with serving(models, tmp_path / "log", *WATCH) as server:
         variants.publish(models, 2, bad=BAD[1])
-        eventually(lambda: "ctr/2 is not served" in server.log.read_text())
+        eventually(lambda: "ctr/2 is passed over" in server.log.read_text())
         (models / NAME / "2").rename(tmp_path / "away")
         variants.publish(models, 2)
         eventually(lambda: answers(server, asked) == {2})
@@ -200,7 +200,7 @@ def test_other_files_in_the_place_of_a_version_are_served_as_they_are_not_before
     with serving(models, tmp_path / "log", *WATCH) as server:
         (models / NAME / "1").rename(tmp_path / "away")
         (spoilt / NAME / "1").rename(models / NAME / "1")
-        eventually(lambda: "ctr/1 is not served" in server.log.read_text())
+        eventually(lambda: "ctr/1 is passed over" in server.log.read_text())
         eventually(lambda: answers(server, asked) == {"NOT_FOUND"})
         (models / NAME / "1").rename(tmp_path / "bad")
         (tmp_path / "away").rename(models / NAME / "1")
@@ -323,7 +323,7 @@ def test_the_only_worker_may_be_killed_during_a_swap(models: Path, variants: Var
         variants.publish(models, 2, bad=BAD[1])
         time.sleep(LOOKS_S)
         os.kill(victim, signal.SIGKILL)
-        eventually(lambda: "ctr/2 is not served" in server.log.read_text(), 40)
+        eventually(lambda: "ctr/2 is passed over" in server.log.read_text(), 40)
         eventually(lambda: answers(server, asked) == {1})
         variants.publish(models, 3)
         eventually(lambda: answers(server, asked) == {3})

@@ -11,6 +11,7 @@ import multiprocessing
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from threading import Event, Thread
@@ -19,18 +20,18 @@ from typing import Any, cast
 import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from quorem.serve.bench import PATHS
-from quorem.serve.channel import Access
-from quorem.serve.client import Client
-from quorem.serve.drive import Drivers
-from quorem.serve.load import drawn, requests
+from quorem.serve.bench.drive import Closed, Drivers
+from quorem.serve.bench.load import Drawn, Load, build
+from quorem.serve.bench.sizes import Fixed
+from quorem.serve.bench.target import Target, find
+from quorem.serve.channel import TIMEOUT_S, Access
 
 from ..graphs.clock import machine
 
 CONNECTIONS = 8  # of each client process
 HEALTH_EVERY_S = 0.01
 QUANTILES = (50, 90, 99, 100)
-START_S = 0.5
+START_S, WARMUP_S = 0.5, 1.0
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 
 
@@ -91,17 +92,16 @@ def main() -> None:
     parser.add_argument("--deadline", type=float, default=1.0, help="seconds of each call")
     parser.add_argument("--processes", type=int, default=1, help="client processes")
     args = parser.parse_args()
-    with Client(args.endpoint) as client:
-        served = client.describe()
-    built = requests(served, "score", args.rows, drawn(served.schema, args.rows, 1))
-    capacity = _closed(args, built)
-    overload = _open(args, built, args.times * capacity["calls_per_s"])
+    target = find(Access(args.endpoint), "", "score", None)
+    load = build(target, Drawn(), Fixed(args.rows), seed=1)
+    capacity = _closed(args, target, load)
+    overload = _open(args, target.path, load.requests, args.times * capacity["calls_per_s"])
     print(
         json.dumps(
             {
                 "machine": machine(),
                 "rows": args.rows,
-                "request_bytes": len(built[0]),
+                "request_bytes": len(load.requests[0]),
                 "capacity": capacity,
                 "overload": overload,
                 "goodput_of_capacity": overload["calls_per_s"] / capacity["calls_per_s"],
@@ -112,13 +112,16 @@ def main() -> None:
     )
 
 
-def _closed(args: argparse.Namespace, built: Sequence[bytes]) -> dict[str, Any]:
+def _closed(args: argparse.Namespace, target: Target, load: Load) -> dict[str, Any]:
+    loop = Closed(args.concurrency)
     with Drivers(args.processes) as drivers, Health(args.endpoint) as health:
-        found = drivers.run(Access(args.endpoint), PATHS["score"], built, args.concurrency, 1.0, args.duration)
+        windows = drivers.windows(target.access, target.path, load, loop, WARMUP_S, args.duration, TIMEOUT_S)
+        with closing(windows):
+            found = next(windows)
     latencies = found.latencies
     return {
         "concurrency": args.concurrency,
-        "calls_per_s": latencies.get_total_count() / found.wall_s,
+        "calls_per_s": found.rate,
         "answered_ms": {f"p{each}": latencies.get_value_at_percentile(each) / 1e6 for each in QUANTILES},
         "failures": dict(found.failures),
         "client_cores": found.cpu_s / found.wall_s,
@@ -126,7 +129,7 @@ def _closed(args: argparse.Namespace, built: Sequence[bytes]) -> dict[str, Any]:
     }
 
 
-def _open(args: argparse.Namespace, built: Sequence[bytes], rate: float) -> dict[str, Any]:
+def _open(args: argparse.Namespace, path: str, built: Sequence[bytes], rate: float) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
     pipes = list[Connection]()
     for _ in range(args.processes):
@@ -138,7 +141,7 @@ def _open(args: argparse.Namespace, built: Sequence[bytes], rate: float) -> dict
     start = time.monotonic() + START_S
     for seed, pipe in enumerate(pipes):
         share = rate / len(pipes)
-        pipe.send(Arrivals(args.endpoint, PATHS["score"], built, share, start, args.duration, args.deadline, seed))
+        pipe.send(Arrivals(args.endpoint, path, built, share, start, args.duration, args.deadline, seed))
     with Health(args.endpoint) as health:
         parts = [pipe.recv() for pipe in pipes]
     statuses = Counter[str]()

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -25,11 +25,11 @@ import numpy as np
 import onnxruntime as ort
 from quorem.protos import manifest, manifest_pb2
 from quorem.protos.encode import Column
-from quorem.serve.bench import PATHS
-from quorem.serve.channel import Access
-from quorem.serve.client import Client
-from quorem.serve.drive import Drivers
-from quorem.serve.load import Protocol, requests
+from quorem.serve.bench.drive import Closed, Drivers, Window
+from quorem.serve.bench.load import Load
+from quorem.serve.bench.requests import request
+from quorem.serve.bench.target import Protocol, Target, find
+from quorem.serve.channel import TIMEOUT_S, Access
 from quorem.serve.metrics import pss_bytes
 
 from ..graphs import rank
@@ -73,33 +73,27 @@ def main() -> None:
     results = list[dict[str, Any]]()
     with _serving(bundle.parents[1], server_core) as (endpoint, pids), Drivers(1) as drivers:
         memory = sum(map(_pss, pids))
-        with Client(endpoint) as client:
-            served = client.describe("ctr")
         for cell in CELLS:
+            target = find(Access(endpoint), "ctr", cell.protocol, None)
+            assert target.schema
             batches = [_batch(columns, cell.rows, number) for number in range(16)]
-            sent = requests(served, cell.protocol, cell.rows, iter(batches))
-            job = bundle, cell, server_core
-            with _loop(*job, [_inputs(served.schema, cell, each) for each in batches]) as loop:
+            sent = tuple(request(target, target.schema, each, cell.rows) for each in batches)
+            load = Load(str(cell.rows), sent, (cell.rows,) * len(sent), (None,) * len(sent))
+            inputs = [_inputs(target.schema, cell, each) for each in batches]
+            with _loop(bundle, cell, server_core, inputs) as loop:
                 found = list[dict[str, float]]()
                 for _ in range(args.rounds):
                     rate, cpu_us = loop(args.seconds)
-                    before = sum(map(_cpu_s, pids))
-                    measured = drivers.run(
-                        Access(endpoint), PATHS[cell.protocol], sent, CONNECTIONS, WARMUP_S, args.seconds
-                    )
-                    calls = measured.latencies.get_total_count()
-                    assert not measured.failures, measured.failures
-                    share = args.seconds / (args.seconds + WARMUP_S)  # of the calls, those in the measured time
-                    server_us = 1e6 * share * (sum(map(_cpu_s, pids)) - before) / calls
+                    measured, server_us = _round(drivers, target, load, args.seconds, pids)
                     found.append(
                         {
-                            "ratio": calls / measured.wall_s / rate,
+                            "ratio": measured.rate / rate,
                             "ratio of CPU": cpu_us / server_us,
                             "in process, calls/s": rate,
-                            "served, calls/s": calls / measured.wall_s,
+                            "served, calls/s": measured.rate,
                             "in process, CPU us": cpu_us,
                             "server, CPU us": server_us,
-                            "client, CPU us": 1e6 * measured.cpu_s / calls,
+                            "client, CPU us": 1e6 * measured.cpu_s / measured.answered,
                         }
                     )
             spreads = {name: _spread([each[name] for each in found]) for name in found[0]}
@@ -112,6 +106,18 @@ def main() -> None:
         args.out.write_text(
             json.dumps({"machine": machine(), "cells": results, "pss": [memory, later]}, indent=1) + "\n"
         )
+
+
+def _round(drivers: Drivers, target: Target, load: Load, seconds: float, pids: Sequence[int]) -> tuple[Window, float]:
+    """What came of the second of two windows, and the server's microseconds of CPU a call between their ends."""
+    windows = drivers.windows(target.access, target.path, load, Closed(CONNECTIONS), WARMUP_S, seconds, TIMEOUT_S)
+    with closing(windows):
+        next(windows)
+        before = sum(map(_cpu_s, pids))
+        measured = next(windows)
+        used_s = sum(map(_cpu_s, pids)) - before
+    assert not measured.failures, measured.failures
+    return measured, 1e6 * used_s / measured.answered
 
 
 def _bundle(work: Path) -> Path:

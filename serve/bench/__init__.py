@@ -1,0 +1,1 @@
+"""Measure a gRPC endpoint: rate, latency, and where the time goes."""
