@@ -3,7 +3,8 @@
 A DLRM (13-512-256-16, 367-512-256-1) over Criteo's cardinalities at four collisions. The server's processes stand on
 one core with a loop of `session.run` over the same graph and inputs, the client on another; the two take turns, a round
 each, so that their ratio comes from the same minutes. Eight connections have a call in flight each, and requests are
-serialized before the clock. Processors' time is told too: other work on the machine leaves it nearly as it is.
+serialized before the clock. Processors' time is told too: other work on the machine leaves it nearly as it is. Beside
+ModelInfer, the least that grpcio can do takes its turn (bare.py): what it leaves is what there is to be had.
 """
 
 import argparse
@@ -16,7 +17,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -80,7 +82,8 @@ def main() -> None:
             sent = tuple(request(target, target.schema, each, cell.rows) for each in batches)
             load = Load(str(cell.rows), sent, (cell.rows,) * len(sent), (None,) * len(sent))
             inputs = [_inputs(target.schema, cell, each) for each in batches]
-            with _loop(bundle, cell, server_core, inputs) as loop:
+            bare = _bare(bundle / cell.graph, server_core) if cell.protocol == "infer" else nullcontext(None)
+            with _loop(bundle, cell, server_core, inputs) as loop, bare as least:
                 found = list[dict[str, float]]()
                 for _ in range(args.rounds):
                     rate, cpu_us = loop(args.seconds)
@@ -96,6 +99,11 @@ def main() -> None:
                             "client, CPU us": 1e6 * measured.cpu_s / measured.answered,
                         }
                     )
+                    if least is not None:
+                        access, bare_pids = least
+                        bare_target = replace(target, access=access)
+                        measured, bare_us = _round(drivers, bare_target, load, args.seconds, bare_pids)
+                        found[-1] |= {"bare grpcio, ratio": measured.rate / rate, "bare grpcio, CPU us": bare_us}
             spreads = {name: _spread([each[name] for each in found]) for name in found[0]}
             told = ", ".join(f"{name} {spread}" for name, spread in spreads.items())
             print(f"{cell.protocol} {cell.rows} (target {cell.target}): {told}", flush=True)
@@ -187,6 +195,18 @@ def _serving(models: Path, core: int) -> Iterator[tuple[str, list[int]]]:
             yield facts["address"], [facts["pid"], *facts["worker_pids"]]
         finally:
             process.terminate()
+
+
+@contextmanager
+def _bare(graph: Path, core: int) -> Iterator[tuple[Access, list[int]]]:
+    """How to reach a server that does nothing but run a graph, on one core, and its process id."""
+    command = ["taskset", "-c", str(core), sys.executable, "-m", "benchmarks.serving.bare", str(graph)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            yield Access(f"127.0.0.1:{int(process.stdout.readline())}"), [process.pid]
+        finally:
+            process.kill()
 
 
 @contextmanager

@@ -90,8 +90,8 @@ def headlines(result: Result) -> Iterator[str]:
         price = result.noop.latency_us["p50"]
         share = price / lightest.latency_us["p50"]
         yield (
-            f"A call that computes nothing takes {ms(price)}: {share:.0%} of the lightest one is the price of RPC, this "
-            "client's part in it (of --driver h2load it is less)."
+            f"A call that computes nothing takes {ms(price)}: {share:.0%} of the lightest one is the price of RPC, "
+            "this client's part in it (of --driver h2load it is less)."
         )
     spent = [each.server.cpu_us for each in answered if each.server.cpu_us is not None]
     held = [each.server.pss_bytes for each in answered if each.server.pss_bytes is not None]

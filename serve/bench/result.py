@@ -107,7 +107,7 @@ class Cell:
     def title(self) -> str:
         """How a reader tells cells apart."""
         how = f"{self.concurrency} in flight" if self.concurrency else f"{self.offered or 0:,.0f}/s offered"
-        return f"{self.load} rows, {how}"
+        return f"{self.load} {'row' if self.load == '1' else 'rows'}, {how}"
 
     def latencies(self) -> HdrHistogram:
         """The histogram, decoded."""
