@@ -1,5 +1,6 @@
 """Batching: requests of several threads become one batch; it knows neither the transport nor the model."""
 
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Lock
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from ..protos.errors import Gone, TooLate
 from .call import Call
 
+NAP_S = 1e-4  # in which other threads bring their calls here; to yield without a nap costs more than it gains
 Arrays = Mapping[str, npt.NDArray[Any]]
 Run = Callable[[Any, Arrays], Sequence[npt.NDArray[Any]]]
 
@@ -28,31 +30,41 @@ class _Entry:
 
 @dataclass
 class _Batch:
-    """Entries that are computed together, once the batch is full or its first caller has waited for long enough."""
+    """Entries that are computed together."""
 
     entries: list[_Entry] = field(default_factory=list)
     rows: int = 0
-    full: Event = field(default_factory=Event)
     done: Event = field(default_factory=Event)
 
 
-class Batcher:
-    """Joins the rows of callers that come within a short time of one another.
+@dataclass
+class _Lane:
+    """The callers of one key. turn: held by whoever computes. open: the batch that gathers meanwhile."""
 
-    The first caller of a batch waits for others and computes for all: there is no thread beside those that call.
+    turn: Lock = field(default_factory=Lock)
+    open: _Batch | None = None
+    callers: int = 0
+
+
+class Batcher:
+    """Joins the rows of callers that are there at the same time: who comes alone is computed at once.
+
+    The first caller of a batch waits for those that have arrived and are not here yet, and computes for all: there is
+    no thread beside those that call, and nobody waits for a call that may never come.
     """
 
-    def __init__(self, run: Run, max_rows: int, max_delay_s: float) -> None:
+    def __init__(self, run: Run, max_rows: int, max_delay_s: float, arrived: Callable[[], int]) -> None:
         """Prepare to batch.
 
         Args:
             run: computes the arrays of one key: each result has a row for each of theirs.
             max_rows: of a batch; a single caller may have more, and is then alone.
-            max_delay_s: that the first caller waits for others.
+            max_delay_s: that a batch gathers for at most.
+            arrived: how many calls have arrived and are not over; those that are here are some of them.
         """
-        self._run, self._max_rows, self._max_delay_s = run, max_rows, max_delay_s
-        self._lock = Lock()
-        self._open = dict[Hashable, _Batch]()
+        self._run, self._max_rows, self._max_delay_s, self._arrived = run, max_rows, max_delay_s, arrived
+        self._lock, self._here = Lock(), 0
+        self._lanes = dict[Hashable, _Lane]()
 
     def run(self, key: Hashable, arrays: Arrays, rows: int, call: Call) -> list[npt.NDArray[Any]]:
         """The results of this caller's rows.
@@ -68,45 +80,65 @@ class Batcher:
             Exception: what `run` raised, for every caller of the batch.
         """
         entry = _Entry(arrays, rows, call)
-        batch, leads = self._join(key, entry)
-        if leads:
-            batch.full.wait(self._max_delay_s)
+        with self._lock:
+            lane = self._lanes.setdefault(key, _Lane())
+            lane.callers += 1
+            self._here += 1
+        try:
+            self._answer(key, lane, entry)
+        finally:
             with self._lock:
-                self._close(key, batch)
-            try:
-                self._compute(key, batch)
-            finally:
-                batch.done.set()
-        else:
-            batch.done.wait()
+                lane.callers -= 1
+                self._here -= 1
+                if not lane.callers:
+                    del self._lanes[key]  # it holds a model that may be served no longer
         if entry.error is not None:
             raise entry.error
         return entry.results
 
-    def _join(self, key: Hashable, entry: _Entry) -> tuple[_Batch, bool]:
+    def _answer(self, key: Hashable, lane: _Lane, entry: _Entry) -> None:
+        batch, leads = self._join(lane, entry)
+        if not leads:
+            batch.done.wait()
+            return
+        try:
+            self._gather(batch)
+            with lane.turn:
+                with self._lock:
+                    self._close(lane, batch)
+                self._compute(key, batch.entries)
+        finally:
+            batch.done.set()
+
+    def _gather(self, batch: _Batch) -> None:
+        """Let those run that are on their way here."""
+        until = time.monotonic() + self._max_delay_s
+        while batch.rows < self._max_rows and self._arrived() > self._here and time.monotonic() < until:
+            time.sleep(NAP_S)
+
+    def _join(self, lane: _Lane, entry: _Entry) -> tuple[_Batch, bool]:
         """The batch that the entry belongs to, and whether it is the batch's first."""
         with self._lock:
-            batch = self._open.get(key)
+            batch = lane.open
             if batch is not None and batch.rows + entry.rows > self._max_rows:
-                self._close(key, batch)
+                self._close(lane, batch)
                 batch = None
             leads = batch is None
             if batch is None:
-                batch = self._open[key] = _Batch()
+                batch = lane.open = _Batch()
             batch.entries.append(entry)
             batch.rows += entry.rows
             if batch.rows >= self._max_rows:
-                self._close(key, batch)
+                self._close(lane, batch)
             return batch, leads
 
-    def _close(self, key: Hashable, batch: _Batch) -> None:
-        if self._open.get(key) is batch:
-            del self._open[key]
-        batch.full.set()
+    def _close(self, lane: _Lane, batch: _Batch) -> None:
+        if lane.open is batch:
+            lane.open = None
 
-    def _compute(self, key: Hashable, batch: _Batch) -> None:
+    def _compute(self, key: Hashable, entries: Sequence[_Entry]) -> None:
         wanted = list[_Entry]()
-        for entry in batch.entries:
+        for entry in entries:
             entry.error = _refusal(entry.call)
             if entry.error is None:
                 wanted.append(entry)
@@ -114,6 +146,9 @@ class Batcher:
             return
         try:
             results = self._run(key, _joined(wanted))
+            if len(wanted) == 1:
+                wanted[0].results += results
+                return
             ends = np.cumsum([entry.rows for entry in wanted])[:-1]
             for result in results:
                 for entry, part in zip(wanted, np.split(result, ends), strict=True):

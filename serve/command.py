@@ -97,14 +97,14 @@ def _register_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         "--batch-rows",
         metavar="N",
         type=number(int, 0, 1 << 20),
-        help="compute calls together, up to so many rows; 0: one by one (default: 0, on cuda 1024)",
+        help="compute calls that are there together, up to so many rows; 0: one by one (default: 0, on cuda 1024)",
     )
     parser.add_argument(
         "--batch-delay-ms",
         metavar="MS",
         type=number(float, 0, 1000),
-        default=0.5,
-        help="that the first of them waits for others (default: %(default)s)",
+        default=2.0,
+        help="the longest that a batch gathers calls that have arrived (default: %(default)s)",
     )
     parser.add_argument(
         "--metrics-port", metavar="N", type=number(int, 0, 65535), help="Prometheus, over HTTP; 0: a free one"

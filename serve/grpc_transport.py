@@ -119,6 +119,10 @@ class GrpcServer(grpc.GenericRpcHandler):
             self._server.add_secure_port(address, self._credentials)
         self._server.start()
 
+    def unfinished(self) -> int:
+        """Calls for scores that wait or run."""
+        return self._threads.unfinished
+
     def set_health(self, name: str, *, serving: bool) -> None:
         """Report a name as SERVING or NOT_SERVING from now on, to those that watch it too."""
         kinds = health_pb2.HealthCheckResponse

@@ -1,6 +1,6 @@
 """Repository: the models that a worker has opened, found by name and version."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -8,7 +8,7 @@ from ..protos import scoring_pb2 as pb
 from ..protos.encode import Float32s
 from ..protos.errors import NotFound, WrongType
 from .admission import Admission
-from .batching import Batcher
+from .batching import Arrays, Batcher
 from .call import Call
 from .graph import Graph
 from .model import Inputs, Model
@@ -31,6 +31,7 @@ class Repository:
     leaves memory with the last of its calls.
 
     serving: False once the worker has been told to stop.
+    arrived: how many calls the transport has for it that are not over; none where nobody tells.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class Repository:
     ) -> None:
         self.limits = limits
         self.serving = True
+        self.arrived: Callable[[], int] = int
         self.admission, self.statistics = Admission(limits.max_rows_in_flight), Statistics()
         self._batcher = None
         if limits.batch_rows:
-            self._batcher = Batcher(lambda key, arrays: key[0].run(arrays, key[1]), limits.batch_rows, limits.batch_s)
+            rows, delay_s = limits.batch_rows, limits.batch_s
+            self._batcher = Batcher(_run, rows, delay_s, lambda: self.arrived())
         self.replace(models, labels)
 
     def replace(self, models: Sequence[Model], labels: Mapping[str, Mapping[str, int]]) -> None:
@@ -136,3 +139,8 @@ class Repository:
                 remedy="Leave it empty for the latest",
             )
         return self.model(name, int(version) if version else None)
+
+
+def _run(key: tuple[Graph, tuple[str, ...]], inputs: Arrays) -> Sequence[Float32s]:
+    graph, outputs = key
+    return graph.run(inputs, outputs)

@@ -23,7 +23,7 @@ class Limits:
     max_rows_in_flight: that a worker computes or keeps waiting at once; what comes beyond them is refused.
     max_streams: streaming calls that a worker has open at once; each holds a thread.
     batch_rows: calls are computed together up to so many rows; 0: each by itself.
-    batch_s: how long the first of them waits for others, seconds.
+    batch_s: the longest that a batch gathers calls that have arrived, seconds.
     """
 
     max_rows: int = 4096

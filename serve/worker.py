@@ -93,6 +93,7 @@ def main(settings: Settings, core: int | None, pipe: Connection) -> None:
             observe=observe,
             threads=BATCHED if settings.limits.batch_rows else THREADS,
         )
+        repository.arrived = server.unfinished
         try:
             server.start(settings.host, settings.port)
         except RuntimeError as error:

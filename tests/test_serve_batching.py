@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from quorem.protos.errors import Gone, TooLate
+from quorem.serve.batches import parts
 from quorem.serve.batching import Arrays, Batcher
 from quorem.serve.call import Call
+from quorem.serve.client import Client
+from served import ROWS, Rows, serving
 
 LONG_S = 20.0
 
@@ -47,7 +51,7 @@ def test_every_caller_gets_its_own_rows_and_no_batch_is_too_large(
         sizes.append(len(given["ids"]))
         return double(key, given)
 
-    batcher = Batcher(run, max_rows, delay)
+    batcher = Batcher(run, max_rows, delay, lambda: len(calls))
 
     def call(number: int) -> None:
         key, rows, pause = calls[number]
@@ -78,19 +82,47 @@ def together(batcher: Batcher, calls: list[Call], rows: int = 1) -> list[object]
 
 def test_a_full_batch_is_computed_at_once():
     begun = time.monotonic()
-    found = together(Batcher(lambda _, given: double(0, given), 4, LONG_S), [Call() for _ in range(8)])
+    found = together(Batcher(lambda _, given: double(0, given), 4, LONG_S, lambda: 8), [Call() for _ in range(8)])
     assert time.monotonic() - begun < LONG_S / 2
     assert [np.asarray(each).ravel().tolist() for each in found] == [[2 * n, -n] for n in range(8)]
 
 
-def test_a_lone_caller_waits_for_no_longer_than_the_delay():
-    batcher, begun = Batcher(lambda _, given: double(0, given), 100, 0.05), time.monotonic()
+def test_a_caller_that_no_other_follows_is_computed_at_once():
+    begun = time.monotonic()
+    Batcher(lambda _, given: double(0, given), 100, LONG_S, lambda: 1).run("key", arrays(1, 1), 1, Call())
+    assert time.monotonic() - begun < LONG_S / 2
+
+
+def test_one_that_never_comes_is_waited_for_no_longer_than_the_delay():
+    batcher, begun = Batcher(lambda _, given: double(0, given), 100, 0.05, lambda: 2), time.monotonic()
     batcher.run("key", arrays(1, 1), 1, Call())
-    assert 0.04 < time.monotonic() - begun < 1
+    assert 0.04 < time.monotonic() - begun < LONG_S / 2
+
+
+def test_what_comes_while_another_is_computed_is_computed_together():
+    sizes, begun, go = list[int](), threading.Event(), threading.Event()
+
+    def run(_: Any, given: Arrays) -> list[np.ndarray]:
+        sizes.append(len(given["ids"]))
+        begun.set()
+        assert go.wait(LONG_S)
+        return double(0, given)
+
+    batcher = Batcher(run, 100, 0.0, lambda: 0)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(batcher.run, "key", arrays(0, 1), 1, Call())
+        assert begun.wait(LONG_S)
+        others = [pool.submit(batcher.run, "key", arrays(number, 1), 1, Call()) for number in (1, 2, 3)]
+        while batcher._here < 4:
+            time.sleep(0.001)
+        time.sleep(0.05)  # the last of them is here, and joins
+        go.set()
+        assert [each.result()[0].tolist() for each in (first, *others)] == [[0], [2], [4], [6]]
+    assert sizes == [1, 3]
 
 
 def test_a_caller_of_more_rows_than_a_batch_is_computed_alone():
-    (ids, _) = Batcher(lambda _, given: double(0, given), 4, LONG_S).run("key", arrays(0, 9), 9, Call())
+    (ids, _) = Batcher(lambda _, given: double(0, given), 4, LONG_S, lambda: 1).run("key", arrays(0, 9), 9, Call())
     assert ids.tolist() == list(range(0, 18, 2))
 
 
@@ -100,7 +132,7 @@ def test_an_error_reaches_all_of_its_batch_and_nobody_else():
             raise ValueError("one of them")
         return double(0, given)
 
-    batcher = Batcher(run, 3, LONG_S)
+    batcher = Batcher(run, 3, LONG_S, lambda: 3)
     assert [str(each) for each in together(batcher, [Call() for _ in range(3)])] == ["one of them"] * 3
     assert [len(part) for part in batcher.run("key", arrays(5, 3), 3, Call())] == [3, 3]
 
@@ -120,12 +152,12 @@ def test_what_nobody_waits_for_is_not_computed_and_harms_nobody(unwanted: Callab
         seen.extend(given["ids"][:, 0].tolist())
         return double(0, given)
 
-    found = together(Batcher(run, 100, 0.1), [Call(), unwanted(), Call()])
+    found = together(Batcher(run, 100, 0.1, lambda: 4), [Call(), unwanted(), Call()])
     assert isinstance(found[1], error)
     assert sorted(seen) == [0, 2]
     assert [np.asarray(found[each]).ravel().tolist() for each in (0, 2)] == [[0, 0], [4, -2]]
     seen.clear()
-    (alone,) = together(Batcher(run, 100, 0.1), [unwanted()])
+    (alone,) = together(Batcher(run, 100, 0.1, lambda: 3), [unwanted()])
     assert isinstance(alone, error)
     assert seen == []
 
@@ -137,7 +169,7 @@ def test_keys_are_computed_apart():
         seen.append(key)
         return double(key, given)
 
-    batcher = Batcher(run, 2, LONG_S)
+    batcher = Batcher(run, 2, LONG_S, lambda: 4)
 
     def one(number: int) -> list[int]:
         gate.wait()
@@ -146,3 +178,20 @@ def test_keys_are_computed_apart():
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(one, range(4))) == [[0], [3], [4], [7]]
     assert sorted(seen) == [0, 1]
+
+
+def test_callers_of_a_server_that_batches_get_their_own_scores(served_root: Path, golden: Rows, tmp_path: Path):
+    bounds = [0, 1, 3, 4, 9, 11, 12, 15, ROWS]
+    asked = list(parts(golden.columns, ROWS, bounds))
+    with serving(served_root / "models", tmp_path / "log", "--workers", "1", "--batch-rows", "16") as server:
+
+        def ask(number: int) -> None:
+            batch = asked[number % len(asked)]
+            expected = golden.logits[batch.first : batch.first + batch.rows]
+            with Client(server.address) as client:
+                for _ in range(10):
+                    found = client.score("ctr", batch.columns, batch.rows, logit=True).scores
+                    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+        with ThreadPoolExecutor(12) as pool:
+            list(pool.map(ask, range(24)))

@@ -123,6 +123,20 @@ def shares(arrivals: Arrivals, processes: int) -> list[Arrivals]:
     return [Closed(each) for each in dealt if each]
 
 
+class Silent(Unavailable):
+    """A window without an answer but with failures."""
+
+    def __init__(self, window: Window, endpoint: str) -> None:
+        failures = ", ".join(f"{count} x {status}" for status, count in window.failures.most_common())
+        super().__init__(
+            "the server answers",
+            found=f"no answer in {window.wall_s:.3g} s: {failures}",
+            where=endpoint,
+            remedy="Check that it serves this model, and see its log",
+        )
+        self.window = window
+
+
 class _Client:
     """A client process, and what it reported."""
 
@@ -252,7 +266,7 @@ class _Told:
         """The next one, once all calls that were due in it have ended.
 
         Raises:
-            Unavailable: they all failed.
+            Silent: they all failed.
         """
         reports = [self._calls]
         pipes = {client.pipe: client for client in self.clients}
@@ -264,11 +278,5 @@ class _Told:
         window.cpu_s, window.busiest = sum(used_s), max(used_s) / window.wall_s if window.wall_s else 0.0
         self._calls = calls[calls[:, 2] >= end]  # answered in a later window, or due in one
         if window.failures and not window.answered:
-            failures = ", ".join(f"{count} x {status}" for status, count in window.failures.most_common())
-            raise Unavailable(
-                "the server answers",
-                found=f"no answer in {window.wall_s:.3g} s: {failures}",
-                where=self.endpoint,
-                remedy="Check that it serves this model, and see its log",
-            )
+            raise Silent(window, self.endpoint)
         return window

@@ -4,13 +4,13 @@ import base64
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
 
 from ...protos.errors import Unavailable
-from .drive import Arrivals, Closed, Drivers, Window
+from .drive import Arrivals, Closed, Drivers, Silent, Window
 from .h2load import H2load
 from .load import Load
 from .result import Cell, Repeat, Server, histogram, percentiles
@@ -47,7 +47,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class NoAnswer(Unavailable):
-    """The endpoint stopped to answer; with the cell of what was measured before, or None."""
+    """The endpoint answers no more; with the cell of all windows, the silent one included, or None without any."""
 
     def __init__(self, error: Unavailable, cell: Cell | None) -> None:
         super().__init__(error.rule, found=error.found, where=error.where, remedy=error.remedy)
@@ -94,12 +94,14 @@ def measure(
     """
     runs = list[_Run]()
     try:
-        for _ in range(pace.repeats):
+        for number in range(pace.repeats):
             runs.append(_Run())
-            _fill(runs[-1], drivers, target, load, arrivals, pace, watch)
+            _fill(runs[-1], drivers, target, load, _anew(arrivals, number), pace, watch)
     except KeyboardInterrupt:
         raise Interrupted(_cell(load, arrivals, pace, runs, partial=True)) from None
     except Unavailable as error:
+        if isinstance(error, Silent):
+            runs[-1].windows.append(error.window)
         raise NoAnswer(error, _cell(load, arrivals, pace, runs, partial=True)) from None
     cell = _cell(load, arrivals, pace, runs, partial=False)
     assert cell is not None
@@ -126,6 +128,11 @@ def _fill(
                 break
         if watch is not None and mark is not None:
             run.server = watch.end(mark, sum(window.answers for window in run.windows[1:]))
+
+
+def _anew(arrivals: Arrivals, repeat: int) -> Arrivals:
+    """Other arrivals of the same rate for every repeat, so that the spread is that of chance too."""
+    return arrivals if isinstance(arrivals, Closed) else replace(arrivals, seed=arrivals.seed + repeat)
 
 
 def _cell(load: Load, arrivals: Arrivals, pace: Pace, runs: Sequence[_Run], *, partial: bool) -> Cell | None:

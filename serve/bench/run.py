@@ -4,10 +4,10 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from .drive import Arrivals, Drivers
 from .h2load import H2load
 from .load import Drawn, GoldenRows, Load, RowsFile, Source, build
 from .loops import Closed, Poisson
-from .measure import Interrupted, Pace, measure
+from .measure import Interrupted, NoAnswer, Pace, measure
 from .prove import prove
 from .result import Cell, Result
 from .sizes import parse_size
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
             bench.run()
         except (KeyboardInterrupt, QuoremError) as error:
             found: Cell | None = getattr(error, "cell", None)
-            if found is not None:
+            if found is not None and found.answered:
                 bench.cells.append(found)
             failed = error if isinstance(error, QuoremError) else None
             if failed is not None and not bench.cells:
@@ -72,22 +72,34 @@ def main(args: argparse.Namespace) -> int:
         raise failed
     if bench.partial:
         return INTERRUPTED
-    invalid = result.mlperf is not None and not result.mlperf["valid"]
-    return 1 if invalid or any(each.failures or not each.answered for each in result.cells) else 0
+    return 0 if _succeeded(result) else 1
 
 
 def publish(args: argparse.Namespace, result: Result) -> None:
     """Print it, and write the files that were asked for."""
+    if args.json:
+        print(json.dumps(result.as_dict()), flush=True)
+    else:
+        show(result, Console(width=None if sys.stdout.isatty() else WIDTH))
     if args.out is not None:
         result.write(args.out)
     if args.page is not None:
         from .page import render
 
         write_atomically(args.page, render([result]).encode())
-    if args.json:
-        print(json.dumps(result.as_dict()))
-    else:
-        show(result, Console(width=None if sys.stdout.isatty() else WIDTH))
+
+
+def _succeeded(result: Result) -> bool:
+    """Whether all calls were answered; of a search, which ends where they are not, whether it found something."""
+    if result.mlperf is not None:
+        return bool(result.mlperf["valid"])
+    if result.slo is not None:
+        return result.slo["rate"] > 0
+    clean = {each.load: False for each in result.cells}
+    clean |= {each.load: True for each in result.cells if each.answered and not each.failures}
+    if result.facts["scenario"] == "offline":
+        return all(clean.values())
+    return all(each.answered and not each.failures for each in result.cells)
 
 
 def source_of(args: argparse.Namespace) -> Source:
@@ -186,20 +198,36 @@ class _Bench:
             self._keep(load, Poisson(rate, self._args.seed), f" ({position} of {len(asked)})")
 
     def _search_slo(self) -> None:
-        rate = self._greatest_rate(self._keep)
-        held = [each for each in self.cells if each.offered == rate]
+        rate, bound_us = self._greatest_rate(), 1000 * self._args.bound
+        held = [each for each in self.cells if each.offered == rate and slo.holds(each, bound_us)]
         p99_ms = held[-1].latency_us["p99"] / 1000 if held else 0.0
-        self._slo = {"bound_ms": self._args.bound, "rate": rate, "p99_ms": p99_ms}
+        disproved = slo.disproved(self.cells, bound_us)
+        self._slo = {"bound_ms": self._args.bound, "rate": rate, "p99_ms": p99_ms, "disproved": disproved}
 
-    def _greatest_rate(self, measured: Callable[[Load, Arrivals], Cell]) -> float:
-        load, seed = self._loads[0], self._args.seed
+    def _greatest_rate(self) -> float:
+        load, seeds = self._loads[0], count(self._args.seed)  # no two measurements have the same arrivals
         capacity = self._measure(load, Closed(CAPACITY_IN_FLIGHT), ", to begin with")
         start = max(1.0, capacity.rate / 2)
-        return slo.search(lambda rate: measured(load, Poisson(rate, seed)), start, 1000 * self._args.bound)[0]
+        return slo.search(lambda rate: self._probe(load, Poisson(rate, next(seeds))), start, 1000 * self._args.bound)[0]
+
+    def _probe(self, load: Load, arrivals: Arrivals) -> Cell:
+        """A cell of a search, which asks for too much at times: a window in which all calls failed is such a cell.
+
+        Raises:
+            NoAnswer: the server answers no more at all, or takes no connection.
+        """
+        try:
+            return self._keep(load, arrivals)
+        except NoAnswer as error:
+            was_silent = bool(self.cells) and not self.cells[-1].answered
+            if error.cell is None or not error.cell.failures or was_silent:
+                raise
+            self.cells.append(replace(error.cell, partial=False))
+            return self.cells[-1]
 
     def _offline(self) -> None:
         for load in self._loads:
-            offline.search(lambda number, load=load: self._keep(load, Closed(number)))
+            offline.search(lambda number, load=load: self._probe(load, Closed(number)))
 
     def _loadgen(self) -> None:
         """Run LoadGen; what nobody said of its rate is found by a search, whose cells are told too."""
@@ -207,10 +235,10 @@ class _Bench:
         kind = "offline" if args.mlperf_offline else "server"
         rate, in_flight = (args.rate or [0.0])[0], mlperf.MlPerf.in_flight
         if kind == "offline":  # a rate that is too low makes LoadGen's run too short
-            best, _ = offline.search(lambda number: self._keep(load, Closed(number)))
+            best, _ = offline.search(lambda number: self._probe(load, Closed(number)))
             if best is not None and best.concurrency is not None:
                 rate, in_flight = rate or OFFLINE_SHARE * best.rate, best.concurrency
-        rate = rate or SERVER_SHARE * self._greatest_rate(self._keep)
+        rate = rate or SERVER_SHARE * self._greatest_rate()
         self._status.update(f"LoadGen, {kind}, {rate:,.1f} samples/s, for {args.seconds:g} s")
         asked = mlperf.MlPerf(
             kind, rate, args.bound, args.seconds, args.queries, in_flight=in_flight, warmup_s=args.warmup

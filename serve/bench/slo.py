@@ -1,12 +1,12 @@
 """Slo: search for the greatest Poisson rate whose p99 stays under a bound."""
 
-from collections.abc import Callable
-from math import sqrt
+from collections.abc import Callable, Sequence
+from math import inf, sqrt
 
 from .result import Cell
 
 LEAST_RATE = 1.0  # calls a second; below it, a window holds too few of them for a p99
-MOST_LATE = 0.01  # of the sends: above it, what was offered is not what was asked for
+LATE_US, LATE_SHARE = 1000.0, 0.25  # of p99: by which calls may be sent late, at least, and of the bound
 
 
 def search(
@@ -15,7 +15,10 @@ def search(
     """The greatest rate that holds the bound, to the precision, and all cells that told so, in their order.
 
     From `start` the rate is doubled (or halved) until it fails (or holds); what lies between is bisected by the
-    geometric mean. Rate 0: not even `LEAST_RATE` holds.
+    geometric mean. One measurement that failed ends no search, since what else a machine does makes calls slower and
+    never faster: the least rate that failed is measured again at the end, in another minute. It counts as failed if it
+    fails then too; if it holds, what failed before is forgotten, and the search goes on from there. Rate 0: not even
+    `LEAST_RATE` holds.
 
     Args:
         measured: measures a rate, calls a second. What it raises ends the search, so a caller who wants the cells of an
@@ -24,35 +27,40 @@ def search(
         bound_us: of the p99, from the scheduled send.
         precision: the greatest ratio, less 1, of the least rate that failed to the greatest that held.
     """
-    cells = list[Cell]()
-
-    def passes(rate: float) -> bool:
+    cells, low, high, rate = list[Cell](), 0.0, inf, max(start, LEAST_RATE)
+    while True:
         cells.append(measured(rate))
-        return holds(cells[-1], bound_us)
-
-    low = high = max(start, LEAST_RATE)
-    if passes(low):
-        while passes(high := 2 * low):
-            low = high
-    else:
-        while high > LEAST_RATE and not passes(low := max(high / 2, LEAST_RATE)):
-            high = low
-        if high <= LEAST_RATE:
-            return 0.0, cells
-    while high > low * (1 + precision):
-        middle = sqrt(low * high)
-        if passes(middle):
-            low = middle
+        if holds(cells[-1], bound_us):
+            low, high = rate, inf if rate == high else high
+        elif rate == high:
+            return low, cells
         else:
-            high = middle
-    return low, cells
+            high = rate
+        if high == inf:
+            rate = 2 * low
+        elif not low and high > LEAST_RATE:
+            rate = max(high / 2, LEAST_RATE)
+        elif low and high > low * (1 + precision):
+            rate = sqrt(low * high)
+        else:
+            rate = high
 
 
 def holds(cell: Cell, bound_us: float) -> bool:
-    """Whether the p99 is under the bound, nothing failed, and the calls were sent when they were due."""
+    """Whether the p99 is under the bound, nothing failed, and the calls were sent when they were due.
+
+    Latency counts from the schedule, so that a late send makes it longer: a client that is a little late finds too low
+    a rate, never too high a one. What it may not do is to spread out what should have come at once.
+    """
     return (
         cell.answered > 0
         and not cell.failures
         and cell.latency_us["p99"] <= bound_us
-        and cell.late <= MOST_LATE * cell.answered
+        and cell.late_us.get("p99", 0.0) <= max(LATE_US, LATE_SHARE * bound_us)
     )
+
+
+def disproved(cells: Sequence[Cell], bound_us: float) -> int:
+    """How many rates failed once and held when they were measured again."""
+    failed, held = ({each.offered for each in cells if holds(each, bound_us) is kind} for kind in (False, True))
+    return len(failed & held)
