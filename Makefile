@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/installed
 SHELL := bash
 
-.PHONY: help demo test fuzz soak lint fmt bench study protos clean
+.PHONY: help demo test fuzz soak lint fmt bench peers study protos clean
 .DEFAULT_GOAL := help
 
 help: ## what there is to make
@@ -46,7 +46,10 @@ bench: build/models/ctr ## rate and latency of `quorem serve` on this machine, i
 	trap 'kill $$server_PID && wait $$server_PID' EXIT; \
 	read -r ready <&$${server[0]} && \
 	address=$$(sed -E 's/.*"address": "([^"]+)".*/\1/' <<< "$$ready") && \
-	$(BIN)/quorem bench "$$address" --out build/bench.json
+	$(BIN)/quorem bench "$$address" --out build/bench.json --page build/bench.html
+
+peers: $(STAMP) ## KServe, MLServer and PyTriton on our exported repository, in environments of their own: about fifteen minutes
+	$(BIN)/python -m benchmarks.peers --work build/peers --out build/peers.json
 
 build/models/ctr: | $(STAMP)
 	$(BIN)/quorem train synthetic --out build/run --set train.epochs=1

@@ -63,34 +63,57 @@ def test_the_search_finds_the_rate_of_a_single_server(
     assert found * (1 + precision) >= truth * (1 - 1e-9)
     assert found in [each.offered for each in cells]
     way = abs(log2(truth / max(start, slo.LEAST_RATE))) + 2
-    assert len(cells) <= way + log2(log(2) / log(1 + precision)) + 1
+    assert len(cells) <= way + log2(log(2) / log(1 + precision)) + 2
 
 
 @given(st.data(), st.floats(1, 1e4))
 def test_a_noisy_server_ends_the_search_too_and_gets_no_rate_that_failed(data: st.DataObject, start: float):
-    held = dict[float, bool]()
+    told = list[tuple[float, bool]]()
 
     def measured(rate: float) -> Cell:
-        held[rate] = rate < 1e5 and data.draw(st.booleans())
-        return replace(CELL, offered=rate, latency_us={"p99": BOUND_US if held[rate] else nextafter(BOUND_US, inf)})
+        held = rate < 1e5 and data.draw(st.booleans())
+        told.append((rate, held))
+        return replace(CELL, offered=rate, latency_us={"p99": BOUND_US if held else nextafter(BOUND_US, inf)})
 
     found, cells = slo.search(measured, start, BOUND_US)
-    assert [each.offered for each in cells] == list(held)
-    assert held[found] if found else not held[slo.LEAST_RATE]
+    assert [each.offered for each in cells] == [rate for rate, _ in told]
+    assert (found, True) in told or found == 0
+    failed = [rate for rate, held in told if not held]
+    assert failed.count(failed[-1]) >= 2
+    assert found < failed[-1] <= max(found * 1.05, slo.LEAST_RATE)
+
+
+@pytest.mark.parametrize("start", [10.0, 700.0, 5000.0])
+def test_measurements_that_fail_for_a_while_do_not_lower_the_answer(start: float):
+    server, truth = single_server(1000), 1000 - log(100) / (BOUND_US / 1e6)
+    clean = len(slo.search(server, start, BOUND_US)[1])
+    for length in (1, 3):
+        for first in range(clean - 1):
+            asked = list[float]()
+
+            def measured(rate: float, first: int = first, last: int = first + length, asked: list[float] = asked):
+                asked.append(rate)
+                found = server(rate)
+                return replace(found, failures={"UNAVAILABLE": 1}) if first <= len(asked) - 1 < last else found
+
+            found, cells = slo.search(measured, start, BOUND_US)
+            if first + length < clean:  # else it lasts until the rate is measured again
+                assert truth / 1.05 <= found <= truth
+                assert slo.disproved(cells, BOUND_US) <= length
 
 
 @pytest.mark.parametrize(
     "broken",
     [
         replace(CELL, failures={"RESOURCE_EXHAUSTED": 1}),
-        replace(CELL, late=11),
+        replace(CELL, late_us={"p99": BOUND_US / 4 + 1}),
         replace(CELL, latency_us={"p99": BOUND_US + 1}),
         replace(CELL, answered=0, latency_us={}),
     ],
     ids=["failed", "late", "slow", "silent"],
 )
 def test_a_rate_holds_only_if_all_calls_were_sent_in_time_and_answered(broken: Cell):
-    assert slo.holds(replace(CELL, late=10, latency_us={"p99": BOUND_US}), BOUND_US)
+    assert slo.holds(replace(CELL, late=10, late_us={"p99": BOUND_US / 4}, latency_us={"p99": BOUND_US}), BOUND_US)
     assert not slo.holds(broken, BOUND_US)
     found, cells = slo.search(lambda rate: broken if rate > 100 else CELL, 32.0, BOUND_US)
     assert 100 / 1.05 <= found <= 100

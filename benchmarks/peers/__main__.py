@@ -20,7 +20,8 @@ from quorem.protos import manifest, manifest_pb2
 from quorem.protos.errors import QuoremError
 
 from ..graphs.clock import machine
-from . import bundle, environment, plot, report
+from ..serving import bundle
+from . import environment, plot, report
 from .proof import prove
 from .race import Cell, one_round, race
 from .report import ALL_CORES, ONE_CORE

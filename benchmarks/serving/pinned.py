@@ -11,7 +11,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -34,8 +33,8 @@ from quorem.serve.bench.target import Protocol, Target, find
 from quorem.serve.channel import TIMEOUT_S, Access
 from quorem.serve.metrics import pss_bytes
 
-from ..graphs import rank
 from ..graphs.clock import Spread, machine
+from .bundle import build
 
 CONNECTIONS = 8
 ROUNDS, ROUND_S, WARMUP_S = 12, 1.0, 0.1
@@ -69,7 +68,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a file for the results as JSON")
     args = parser.parse_args()
     server_core, client_core = sorted(os.sched_getaffinity(0))[:2]
-    bundle = _bundle(args.work)
+    bundle = build(args.work, "fp32")
     columns = _columns(manifest.read(bundle, verify_digests=False).schema)
     os.sched_setaffinity(0, {client_core})  # the client's processes inherit it
     results = list[dict[str, Any]]()
@@ -126,19 +125,6 @@ def _round(drivers: Drivers, target: Target, load: Load, seconds: float, pids: S
         used_s = sum(map(_cpu_s, pids)) - before
     assert not measured.failures, measured.failures
     return measured, 1e6 * used_s / measured.answered
-
-
-def _bundle(work: Path) -> Path:
-    """The version to serve, built where there is none."""
-    bundle = work / "models" / "ctr" / "1"
-    if not bundle.is_dir():
-        build, candidate_numbers, scale = rank.NETS["dlrm"]
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        rank.write_run(work / "run", build(), candidate_numbers, scale)
-        rank.publish(work / "run", bundle.parent, precision=rank.PRECISIONS["fp32"])
-        shutil.rmtree(work / "run")
-    return bundle
 
 
 def _columns(schema: manifest_pb2.Schema) -> Columns:

@@ -14,7 +14,8 @@ Scenarios:
            at that concurrency, and the latency of callers that wait for their turn
   open     calls arrive at --rate whether or not others were answered (Poisson), and are
            timed from the moment they were due: the latency that users see, queues included
-  slo      the greatest Poisson rate whose p99 stays under --bound, by search
+  slo      the greatest Poisson rate whose p99 stays under --bound and of which no call fails, by
+           search; a rate must fail twice, at two times, to count as failed
   offline  rows a second when all rows are there at once
   mlperf   MLCommons' LoadGen sends the calls and judges the run (needs the extra `mlperf`):
            its Server scenario, or --mlperf-offline; at --rate, or at what a search finds
@@ -34,8 +35,9 @@ examples:
   quorem bench compare localhost:8500 localhost:8001 --bundle models/ctr/3
   quorem bench compare before.json after.json
 
-Exit status: 0 all calls were answered; 1 some failed, or LoadGen calls the run invalid;
-2 refused, in one line; 130 interrupted, after what was measured until then was told.
+Exit status: 0 all calls were answered, or the search found a rate; 1 some failed, or it found
+none, or the run of LoadGen is invalid; 2 refused, in one line; 130 interrupted, after what was
+measured until then was told.
 Put the server on other cores than the bench: `client cores` says how much it used."""
 
 SCENARIOS = ("closed", "open", "slo", "offline", "mlperf")

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ...protos.errors import DataError, NotFound, QuoremError
+from ...protos.errors import DataError, QuoremError
 from ...protos.manifest import write_atomically
 from .. import cores
 from ..channel import access_of
@@ -37,7 +37,7 @@ from .measure import Pace, measure
 from .notes import ms, names, rate, warnings
 from .prove import prove
 from .result import Cell, Result, histogram
-from .run import INTERRUPTED, ROWS, source_of
+from .run import INTERRUPTED, ROWS, check_files, source_of
 from .sizes import parse_size
 from .target import Target, find
 from .watch import Watch
@@ -188,9 +188,11 @@ def _check(args: argparse.Namespace, sides: Sequence[str]) -> None:
         )
     if args.scenario == "open" and not args.rate and not all(map(_is_file, sides)):
         raise DataError("arrivals have a rate", found="none", where="--rate", remedy="Name some, as in --rate 100,200")
-    for path in (args.out, args.page):
-        if path is not None and not path.parent.is_dir():
-            raise NotFound("a file stands in a directory", found="none", where=str(path.parent), remedy="Make it first")
+    if args.scenario == "closed" and args.rate:
+        raise DataError(
+            "--rate is of --scenario open", found="closed", where="--scenario", remedy="Name --scenario open"
+        )
+    check_files(args)
 
 
 def _live(args: argparse.Namespace, sides: Mapping[int, str]) -> tuple[dict[int, Result], QuoremError | None]:
@@ -214,7 +216,10 @@ def _live(args: argparse.Namespace, sides: Mapping[int, str]) -> tuple[dict[int,
     with nullcontext(H2load()) if args.driver == "h2load" else Drivers(processes) as drivers:
         try:
             for load, how, turn, number in _turns((len(sizes), len(kinds), args.rounds), list(sides)):
-                cell = measure(drivers, targets[number], loads[number][load], kinds[how], pace, watches[number])
+                arrivals = kinds[how]
+                if isinstance(arrivals, Poisson):  # others in every round, the same for all sides of it
+                    arrivals = replace(arrivals, seed=args.seed + turn)
+                cell = measure(drivers, targets[number], loads[number][load], arrivals, pace, watches[number])
                 _say(f"round {turn + 1} of {args.rounds}: {sides[number]}, {cell.title}: {rate(cell.rate)} calls/s")
                 cells.setdefault((load, how, number), []).append(cell)
         except KeyboardInterrupt:

@@ -92,6 +92,11 @@ def _check(asked: MlPerf) -> None:
         value: float | None = getattr(asked, name)
         if value is not None and not value > 0:
             raise DataError(f"{name} is positive", found=str(value), where="mlperf", remedy="Give a greater one")
+    check_installed()
+
+
+def check_installed() -> None:
+    """Raises NotFound where LoadGen is not."""
     if find_spec("mlperf_loadgen") is None:
         raise NotFound(
             "the scenario mlperf runs MLCommons' LoadGen",

@@ -6,7 +6,9 @@ from typing import Any
 from .result import Cell, Result
 
 LATE = 0.01  # of the calls of an open loop: the share of late sends above which they are told
+FEW = 100  # calls: of fewer, none in a hundred is slower than p99
 WIDE = 0.1  # of the median rate: the spread of repeats above which it is told
+SEARCHES = ("slo", "offline", "mlperf")
 SCENARIOS = {
     "closed": "closed loop",
     "open": "Poisson arrivals",
@@ -36,7 +38,12 @@ def warnings(result: Result) -> Iterator[str]:
             f"{sum(each.failures.get(status, 0) for each in failing):,} {status}"
             for status in sorted({status for each in failing for status in each.failures})
         ]
-        yield f"Calls failed, and are no part of the latencies: {', '.join(statuses)} ({_where(failing, cells)})."
+        failed = (
+            "Calls failed where a search asked for too much"
+            if result.facts.get("scenario") in SEARCHES
+            else "Calls failed"
+        )
+        yield f"{failed}, and are no part of the latencies: {', '.join(statuses)} ({_where(failing, cells)})."
     if silent := [each for each in cells if not each.answered]:
         yield f"Nothing was answered: {_where(silent, cells)}."
     if limited := [each for each in cells if each.client_limited and late_share(each) <= LATE]:
@@ -44,6 +51,7 @@ def warnings(result: Result) -> Iterator[str]:
             f"The client was the bottleneck, and the server can do more than is told here: {_where(limited, cells)}. "
             "Give the bench more --processes or cores of its own, or take --driver h2load."
         )
+    yield from _search_warnings(result)
     if late := [each for each in cells if late_share(each) > LATE]:
         worst = max(late, key=late_share)
         yield (
@@ -56,6 +64,11 @@ def warnings(result: Result) -> Iterator[str]:
             f"The last windows still differed by more than the tolerance: {_where(unstable, cells)}. A longer --warmup "
             "or --window may settle them, or something else was running."
         )
+    if few := [each for each in cells if 0 < each.answered < FEW]:
+        yield (
+            f"Fewer than {FEW} calls were answered, so that p99 is about the slowest of them: {_where(few, cells)}. A "
+            "longer --window has more."
+        )
     if wide := [each for each in cells if spread(each) > WIDE]:
         worst = max(wide, key=spread)
         yield f"Repeats disagree: rates of {_where(wide, cells)} lie up to {spread(worst):.0%} apart."
@@ -67,9 +80,12 @@ def headlines(result: Result) -> Iterator[str]:
     if slo is not None:
         bound = f"p99 under {slo['bound_ms']:g} ms"
         if slo["rate"]:
-            yield f"{rate(slo['rate'])} calls a second, arriving at random, keep {bound} (it was {slo['p99_ms']:.3g})."
+            yield (
+                f"{rate(slo['rate'])} calls a second, arriving at random, keep {bound}, without a failed call (p99 was "
+                f"{slo['p99_ms']:.3g} ms)."
+            )
         else:
-            yield f"Not even the least rate tried stays {bound}."
+            yield f"Not even the least rate tried keeps {bound}, without a failed call."
     if result.mlperf is not None:
         yield _loadgen(result.mlperf)
     if not answered:
@@ -134,15 +150,34 @@ def rate(value: float) -> str:
     return f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
+def _search_warnings(result: Result) -> Iterator[str]:
+    """Whether the greatest rate that was found is the server's."""
+    if result.slo is None:
+        return
+    above = [each for each in result.cells if (each.offered or 0) > result.slo["rate"]]
+    least = min(above, key=lambda each: each.offered or 0, default=None)
+    if least is not None and least.client_limited:
+        yield (
+            f"At the least rate that failed, {least.title}, the client was at its limit too: the server may keep more. "
+            "Give the bench cores of its own."
+        )
+    if times := result.slo.get("disproved"):
+        yield (
+            f"Of the rates that failed, {times:g} held when measured again: something else was running, and the answer "
+            "may be too low."
+        )
+
+
 def _loadgen(found: Mapping[str, Any]) -> str:
     """What LoadGen measured, and its verdict."""
-    told = f"MLPerf's {found['scenario']} scenario: LoadGen calls the run {'VALID' if found['valid'] else 'INVALID'}"
+    verdict = "VALID" if found.get("loadgen_valid", found["valid"]) else "INVALID"
+    told = f"MLPerf's {found['scenario']} scenario: LoadGen calls the run {verdict}"
     if found.get("scheduled_per_s"):
         told += f", {rate(found['scheduled_per_s'])} queries a second as scheduled"
     if found.get("rows_per_s"):
         told += f", {found['rows_per_s']:,.0f} rows a second"
     if found.get("latency_ms") and found.get("bound_ms"):
-        told += f", p99 {found['latency_ms']['p99']:.3g} ms under a bound of {found['bound_ms']:g}"
+        told += f", p99 {found['latency_ms']['p99']:.3g} ms of {found['bound_ms']:g} allowed"
     return f"{told}."
 
 

@@ -74,7 +74,8 @@ class Cell:
     seconds: measured, without warm-up.
     rate, rows_per_s: answered.
     latency_us: `percentiles` of answered calls: from the send in a closed loop, from the scheduled send in an open one.
-    failures: calls by the status they ended with; failed_us: `percentiles` of those.
+    failures: calls by the status they ended with, in all windows of all repeats, so that none is hidden; failed_us:
+        `percentiles` of those.
     late_us: `percentiles` of how long after their schedule calls were sent (open loop); late: of them, over 1 ms late.
     client_cores: processors that the bench used; client_limited: whether it, not the server, was what held calls up.
     windows: rates of all windows; stable: whether the last three were within the tolerance.
@@ -106,7 +107,9 @@ class Cell:
     @property
     def title(self) -> str:
         """How a reader tells cells apart."""
-        how = f"{self.concurrency} in flight" if self.concurrency else f"{self.offered or 0:,.0f}/s offered"
+        offered = self.offered or 0
+        told = f"{offered:,.0f}" if offered >= 100 else f"{offered:.3g}"
+        how = f"{self.concurrency} in flight" if self.concurrency else f"{told}/s offered"
         return f"{self.load} {'row' if self.load == '1' else 'rows'}, {how}"
 
     def latencies(self) -> HdrHistogram:
@@ -121,7 +124,8 @@ class Result:
     facts: endpoint, model, version, scenario, protocol, rows_from, seed, driver, command, date, …: text and numbers.
     machine: of the client: processor, cores, pinning, memory, versions.
     noop: the cell of a call that computes nothing, on the same connections: the price of an RPC.
-    slo: of scenario `slo`: {"bound_ms", "rate", "p99_ms"}; rate 0 where not even the least rate stays under the bound.
+    slo: of scenario `slo`: {"bound_ms", "rate", "p99_ms", "disproved"}; rate 0: not even the least one stays under the
+        bound; disproved: rates that failed once and held when they were measured again.
     mlperf: of scenario `mlperf`: {"scenario", "valid", "summary" (LoadGen's own text), …}.
     partial: it was interrupted; the cells are those measured until then.
     """

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from contextlib import nullcontext
@@ -95,11 +96,10 @@ def _succeeded(result: Result) -> bool:
         return bool(result.mlperf["valid"])
     if result.slo is not None:
         return result.slo["rate"] > 0
-    clean = {each.load: False for each in result.cells}
-    clean |= {each.load: True for each in result.cells if each.answered and not each.failures}
+    whole = [each for each in result.cells if each.answered and not each.failures]
     if result.facts["scenario"] == "offline":
-        return all(clean.values())
-    return all(each.answered and not each.failures for each in result.cells)
+        return {each.load for each in whole} == {each.load for each in result.cells}
+    return len(whole) == len(result.cells)
 
 
 def source_of(args: argparse.Namespace) -> Source:
@@ -121,6 +121,7 @@ class _Bench:
         self._processes = args.processes or max(1, cores.usable()[0] // 2)
         self._pace = Pace(args.warmup, args.window, args.windows, args.repeats, timeout_s=args.timeout)
         self._watch = Watch(target, args.metrics, args.pid)
+        self._watch.check()
         sizes = args.rows or [parse_size(each) for each in ROWS.get(args.scenario, ("mlperf",))]
         self._loads = [build(target, source_of(args), size, args.seed) for size in sizes]
         self._drivers: Any = None
@@ -238,7 +239,15 @@ class _Bench:
             best, _ = offline.search(lambda number: self._probe(load, Closed(number)))
             if best is not None and best.concurrency is not None:
                 rate, in_flight = rate or OFFLINE_SHARE * best.rate, best.concurrency
-        rate = rate or SERVER_SHARE * self._greatest_rate()
+        elif not rate:
+            rate = SERVER_SHARE * self._greatest_rate()
+        if not rate:
+            raise Unavailable(
+                "LoadGen is given a rate that the server keeps",
+                found="none in the search",
+                where=args.endpoint,
+                remedy="Name one with --rate, or a longer --bound",
+            )
         self._status.update(f"LoadGen, {kind}, {rate:,.1f} samples/s, for {args.seconds:g} s")
         asked = mlperf.MlPerf(
             kind, rate, args.bound, args.seconds, args.queries, in_flight=in_flight, warmup_s=args.warmup
@@ -247,18 +256,41 @@ class _Bench:
         self.partial = self._mlperf["partial"]
 
 
-def _check(args: argparse.Namespace) -> None:
-    """What argparse cannot see: options that belong together."""
+def check_files(args: argparse.Namespace) -> None:
+    """Whether what is measured can be written down: to be known before, not after.
+
+    Raises:
+        NotFound, DataError: no directory to write to, or a directory in the place of a file.
+    """
     for name in ("out", "page", "logs"):
         path: Path | None = getattr(args, name)
-        if path is not None and not path.parent.is_dir():
+        if path is None:
+            continue
+        if not path.parent.is_dir():
             raise NotFound(
                 f"--{name} stands in a directory", found="none", where=str(path.parent), remedy="Make it first"
             )
+        if name != "logs" and path.is_dir():
+            raise DataError(
+                f"--{name} is a file", found="a directory", where=str(path), remedy="Name a file, in it for example"
+            )
+        if not os.access(path.parent, os.W_OK):
+            raise DataError(
+                f"--{name} can be written", found="no permission", where=str(path.parent), remedy="Name another place"
+            )
+
+
+def _check(args: argparse.Namespace) -> None:
+    """What argparse cannot see: options that belong together."""
+    check_files(args)
     if len(args.targets) > 1:
         raise _refusal("a bench has one ENDPOINT", " ".join(args.targets), "To hold several: quorem bench compare A B")
     if args.scenario == "open" and not args.rate:
         raise _refusal("--scenario open has a --rate", "none", "Name one, or let --scenario slo find it")
+    if args.rate and args.scenario not in ("open", "mlperf"):
+        raise _refusal("--rate is of --scenario open and mlperf", f"--scenario {args.scenario}", "Name one of these")
+    if args.scenario == "mlperf":
+        mlperf.check_installed()
     if args.scenario == "mlperf" and len(args.rate or ()) > 1:
         raise _refusal("LoadGen takes one --rate", f"{len(args.rate)}", "Name one")
     if args.scenario in ("slo", "mlperf") and args.rows is not None and len(args.rows) > 1:

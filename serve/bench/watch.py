@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from ...protos import open_inference_pb2 as inference
+from ...protos.errors import DataError
 from ..metrics import cpu_seconds, pss_bytes
 from ..services import INFERENCE
 from .result import Server
@@ -52,6 +53,17 @@ class Watch:
             metrics_url = f"http://{metrics_url}/metrics"
         self._target, self._url, self._pid = target, metrics_url, pid
 
+    def check(self) -> None:
+        """Raises DataError where a process or a page was named that tells nothing."""
+        metrics, named = self._metrics(), self._url if self._pid is None else f"process {self._pid}"
+        if named is not None and self._cpu_s(metrics) is None and self._memory(metrics) is None:
+            raise DataError(
+                "--metrics is a Prometheus page, and --pid a process on this machine: of its processor time or memory",
+                found="neither",
+                where=named,
+                remedy="Check its name, or leave it out",
+            )
+
     def begin(self) -> Mark:
         """Take the counts before the calls."""
         return Mark(self._times(), self._cpu_s(self._metrics()))
@@ -64,6 +76,7 @@ class Watch:
         if mark.times and times and (answered := times.calls - mark.times.calls) > 0:
             queue_us = (times.queue_ns - mark.times.queue_ns) / answered / 1e3
             compute_us = (times.compute_ns - mark.times.compute_ns) / answered / 1e3
+            calls = answered  # counted when the processor time was, which `calls` ended a little before
         if mark.cpu_s is not None and cpu_s is not None and cpu_s >= mark.cpu_s and calls > 0:
             cpu_us = 1e6 * (cpu_s - mark.cpu_s) / calls
         return Server(queue_us, compute_us, cpu_us, self._memory(metrics))

@@ -1,4 +1,4 @@
-"""The bundle: a DLRM over Criteo's cardinalities at four collisions, as `benchmarks.serving.pinned` serves it."""
+"""The bundle that serving is measured on: a DLRM over Criteo's cardinalities at four collisions."""
 
 import shutil
 from pathlib import Path
