@@ -70,6 +70,12 @@ def _register_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         help="between looks for new versions; 0: never (default: %(default)s)",
     )
     parser.add_argument(
+        "--remember",
+        metavar="FILE",
+        type=Path,
+        help="keeps which versions were read and good, so that a restart reads only files that changed since",
+    )
+    parser.add_argument(
         "--max-rows",
         metavar="N",
         type=number(int, 1, 1 << 20),

@@ -11,6 +11,7 @@ from .metrics import render
 from .metrics_http import MetricsServer
 from .policy import Policy
 from .port import reserve
+from .remembered import Remembered
 from .security import Security, tls_of
 from .settings import MEBIBYTE, Device, Limits, Settings
 from .supervisor import Supervisor
@@ -31,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
     security = Security(certificates, args.token_file, args.token_for, args.allow_control)
     for warning in security.check(args.host):
         print(f"quorem serve: {warning}", file=sys.stderr)
-    found = survey(args.models, policy)
+    found = survey(args.models, policy, Remembered(args.remember))
     for where, error in found.refused:
         print(f"quorem serve: {where} is passed over: {error}", file=sys.stderr)
     device: Device = "cuda" if args.device == "cuda" or (args.device == "auto" and _gpu()) else "cpu"

@@ -7,6 +7,7 @@ from ..protos.errors import NotFound, QuoremError
 from .catalogue import Catalogue, resolve
 from .look import look
 from .policy import Policy
+from .remembered import Remembered
 from .settings import Version
 from .verified import Verified
 
@@ -32,7 +33,7 @@ class Survey:
         return self.catalogue.all
 
 
-def survey(root: Path, policy: Policy = LATEST) -> Survey:
+def survey(root: Path, policy: Policy = LATEST, remembered: Remembered | None = None) -> Survey:
     """Read and verify, digests and classes included, the versions of `<root>/<model>/<version>/` that a policy chooses.
 
     Raises:
@@ -46,7 +47,7 @@ def survey(root: Path, policy: Policy = LATEST) -> Survey:
             where=str(root),
             remedy="Name the directory above the models, as in `quorem export RUN --to MODELS/NAME`",
         )
-    wanted, verified = look(root, policy), Verified()
+    wanted, verified = look(root, policy), Verified(remembered)
     while unknown := resolve(wanted, verified).unknown:
         for version in unknown:
             verified.verify(version)

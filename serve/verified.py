@@ -7,6 +7,7 @@ from ..protos import exported, manifest
 from ..protos.classes import check_stored
 from ..protos.errors import MissingFile, QuoremError, UnsafePath
 from . import tuning
+from .remembered import Remembered
 from .settings import Version
 
 TABLES = "tables.bin"
@@ -16,7 +17,9 @@ _UNKNOWN = QuoremError("a version is verified before it is served")
 class Verified:
     """Verdicts on versions, kept until their files change; safe to ask and to tell from several threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered: Remembered | None = None) -> None:
+        """Know nothing; digests of versions that are remembered are not computed again."""
+        self._remembered = remembered or Remembered(None)
         self._verdicts = dict[Version, QuoremError | None]()
         self._guard = Lock()
 
@@ -29,15 +32,16 @@ class Verified:
         return self._verdicts.get(version) is not None
 
     def verify(self, version: Version) -> QuoremError | None:
-        """Prove a version, reading all of its bytes, and remember the verdict: None if it is good."""
+        """Prove a version, reading all of its bytes unless that was done before; the verdict is None if it is good."""
         try:
-            _check(version)
+            _check(version, digests=not self._remembered.holds(version))
         except QuoremError as error:
             return self.refuse(version, error)
         except OSError as error:
             unread = MissingFile("this process may read every file of a bundle", found=str(error))
             return self.refuse(version, unread)
         self._remember(version, None)
+        self._remembered.add(version)
         return None
 
     def refuse(self, version: Version, error: QuoremError) -> QuoremError:
@@ -76,7 +80,7 @@ class Verified:
             self._verdicts[version] = error
 
 
-def _check(version: Version) -> None:
+def _check(version: Version, *, digests: bool) -> None:
     for name in (manifest.NAME, tuning.NAME):  # the manifest's own files are looked at as it is read
         if (path := version.directory / name).is_symlink():
             raise UnsafePath(
@@ -85,7 +89,7 @@ def _check(version: Version) -> None:
                 where=str(path),
                 remedy="Copy what it leads to",
             )
-    found = manifest.read(version.directory, verify_digests=True)
+    found = manifest.read(version.directory, verify_digests=digests)
     exported.check(found, str(version.directory / manifest.NAME))
     check_stored(version.directory / TABLES, found)
     tuning.read(version.directory)

@@ -153,7 +153,7 @@ DOUBTS = {
     "Calls failed, and are no part of the latencies: 7 UNAVAILABLE": {"failures": {"UNAVAILABLE": 7}},
     "Nothing was answered": {"answered": 0, "rate": 0.0, "latency_us": {}, "histogram": "", "repeats": []},
     "The client was the bottleneck": {"client_limited": True},
-    "Calls were sent late: of 1 rows, 500/s offered, 5.0%": {
+    "Calls were sent late: of 1 row, 500/s offered, 5.0%": {
         "offered": 500.0,
         "concurrency": None,
         "late": 50,
@@ -191,7 +191,7 @@ def test_an_mlperf_run_is_told_with_its_verdict():
     run |= {"summary": "Result is : VALID", "lowered": {"seconds": {"mlperf": 600, "used": 10}}, "client_limited": True}
     found = result([], noop=None, mlperf=run)
     text = Reader(render([found])).text
-    assert "VALID, 900 queries a second as scheduled, p99 41.2 ms under a bound of 60." in text
+    assert "VALID, 900 queries a second as scheduled, p99 41.2 ms of 60 allowed." in text
     assert "Result is : VALID" in text
     assert "less than MLPerf's rules ask for: seconds 10 for 600" in text
     assert "LoadGen was the bottleneck" in text

@@ -85,7 +85,7 @@ def main() -> None:
     for variant in VARIANTS:
         work = args.work / variant.name
         shutil.rmtree(work, ignore_errors=True)
-        manifest = _write_run(work / "run", variant)
+        manifest = write_run(work / "run", variant)
         bundle, _ = publish(work / "run", work / "models" / "ctr", precision=parse(variant.precision))
         shutil.rmtree(work / "run")
         rows.append({"plan": variant.name, "precision": variant.precision, **_sizes(variant, manifest, bundle)})
@@ -102,7 +102,7 @@ def main() -> None:
     print(text)
 
 
-def _write_run(run: Path, variant: Variant) -> pb.Manifest:
+def write_run(run: Path, variant: Variant) -> pb.Manifest:
     """A run directory with random weights; its reference logits are those of the float32 row-wise graph."""
     run.mkdir(parents=True)
     made = pb.Plan(fields=variant.fields())
@@ -320,4 +320,5 @@ def _told(opened: Mapping[str, Any]) -> str:
     )
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,7 @@ Scenarios:
   open     calls arrive at --rate whether or not others were answered (Poisson), and are
            timed from the moment they were due: the latency that users see, queues included
   slo      the greatest Poisson rate whose p99 stays under --bound and of which no call fails, by
-           search; a rate must fail twice, at two times, to count as failed
+           search; the least rate that failed is measured again before it counts
   offline  rows a second when all rows are there at once
   mlperf   MLCommons' LoadGen sends the calls and judges the run (needs the extra `mlperf`):
            its Server scenario, or --mlperf-offline; at --rate, or at what a search finds

@@ -6,7 +6,6 @@ from math import inf, sqrt
 from .result import Cell
 
 LEAST_RATE = 1.0  # calls a second; below it, a window holds too few of them for a p99
-LATE_US, LATE_SHARE = 1000.0, 0.25  # of p99: by which calls may be sent late, at least, and of the bound
 
 
 def search(
@@ -15,10 +14,9 @@ def search(
     """The greatest rate that holds the bound, to the precision, and all cells that told so, in their order.
 
     From `start` the rate is doubled (or halved) until it fails (or holds); what lies between is bisected by the
-    geometric mean. One measurement that failed ends no search, since what else a machine does makes calls slower and
-    never faster: the least rate that failed is measured again at the end, in another minute. It counts as failed if it
-    fails then too; if it holds, what failed before is forgotten, and the search goes on from there. Rate 0: not even
-    `LEAST_RATE` holds.
+    geometric mean. One measurement that failed decides nothing, since what else a machine does makes calls slower and
+    not faster: the least rate that failed is measured again at the end. If it fails again, the search is over; if it
+    holds, all that failed before is forgotten, and the search goes on from there. Rate 0: not even `LEAST_RATE` holds.
 
     Args:
         measured: measures a rate, calls a second. What it raises ends the search, so a caller who wants the cells of an
@@ -47,17 +45,12 @@ def search(
 
 
 def holds(cell: Cell, bound_us: float) -> bool:
-    """Whether the p99 is under the bound, nothing failed, and the calls were sent when they were due.
+    """Whether the p99 is under the bound, and nothing failed.
 
-    Latency counts from the schedule, so that a late send makes it longer: a client that is a little late finds too low
-    a rate, never too high a one. What it may not do is to spread out what should have come at once.
+    Calls that were sent late need no rule of their own: latency counts from the schedule, so that it holds the client's
+    delay too, and a client that cannot keep up finds too low a rate, never too high a one.
     """
-    return (
-        cell.answered > 0
-        and not cell.failures
-        and cell.latency_us["p99"] <= bound_us
-        and cell.late_us.get("p99", 0.0) <= max(LATE_US, LATE_SHARE * bound_us)
-    )
+    return cell.answered > 0 and not cell.failures and cell.latency_us["p99"] <= bound_us
 
 
 def disproved(cells: Sequence[Cell], bound_us: float) -> int:

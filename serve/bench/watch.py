@@ -58,7 +58,7 @@ class Watch:
         metrics, named = self._metrics(), self._url if self._pid is None else f"process {self._pid}"
         if named is not None and self._cpu_s(metrics) is None and self._memory(metrics) is None:
             raise DataError(
-                "--metrics is a Prometheus page, and --pid a process on this machine: of its processor time or memory",
+                "processor time or memory are told by the process --pid on this machine, or the page --metrics",
                 found="neither",
                 where=named,
                 remedy="Check its name, or leave it out",
