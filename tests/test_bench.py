@@ -129,6 +129,10 @@ def test_a_server_that_dies_is_told_in_one_line_beside_what_was_measured(
         (("--scenario", "slo", "--rows", "1,2"), "takes one size"),
         (("--driver", "h2load", "--scenario", "slo", "--rows", "1"), "h2load sends a closed loop"),
         (("--out", "/nowhere/at/all.json"), "--out stands in a directory"),
+        (("--out", "."), "--out is a file"),
+        (("--rate", "100"), "--rate is of --scenario open and mlperf"),
+        (("--pid", "2147483646"), "told by the process --pid"),
+        (("--metrics", "localhost:1"), "the page --metrics"),
         (("--rows", "0"), "rows are 1 to"),
     ],
 )

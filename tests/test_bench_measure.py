@@ -100,6 +100,7 @@ def test_a_server_that_does_not_answer_is_told_in_one_line(
         assert raised.value.cell.partial
         assert 0 < raised.value.cell.answered <= 30
         assert raised.value.cell.rate > 0
+        assert raised.value.cell.failures[status] > 0  # those of the window that ended it
 
 
 SCRIPT = """

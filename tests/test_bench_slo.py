@@ -99,7 +99,8 @@ def test_measurements_that_fail_for_a_while_do_not_lower_the_answer(start: float
             found, cells = slo.search(measured, start, BOUND_US)
             if first + length < clean:  # else it lasts until the rate is measured again
                 assert truth / 1.05 <= found <= truth
-                assert slo.disproved(cells, BOUND_US) <= length
+                told = slo.told(cells, BOUND_US / 1000)
+                assert (told["rate"], told["disproved"] <= length) == (found, True)
 
 
 @pytest.mark.parametrize(

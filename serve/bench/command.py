@@ -97,8 +97,7 @@ def _add_how(parser: argparse.ArgumentParser) -> None:
         "--concurrency",
         metavar="N,N",
         type=numbers(int, 1, 4096),
-        default="1,8,32",
-        help="in flight, of closed (default: %(default)s)",
+        help="in flight, of closed (default: 1,8,32)",
     )
     how.add_argument("--rate", metavar="R,R", type=numbers(float, 0.01, 1e7), help="calls a second, of open and mlperf")
     how.add_argument(

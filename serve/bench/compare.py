@@ -37,7 +37,7 @@ from .measure import Pace, measure
 from .notes import ms, names, rate, warnings
 from .prove import prove
 from .result import Cell, Result, histogram
-from .run import INTERRUPTED, ROWS, check_files, source_of
+from .run import IN_FLIGHT, INTERRUPTED, ROWS, check_files, source_of
 from .sizes import parse_size
 from .target import Target, find
 from .watch import Watch
@@ -186,6 +186,13 @@ def _check(args: argparse.Namespace, sides: Sequence[str]) -> None:
             where="--scenario",
             remedy="Measure each with --out, and compare the files",
         )
+    if args.metrics is not None or args.pid is not None:
+        raise DataError(
+            "--metrics and --pid are of one server",
+            found=f"{len(sides)} sides",
+            where="bench compare",
+            remedy="Bench each with --out, and compare the files",
+        )
     if args.scenario == "open" and not args.rate and not all(map(_is_file, sides)):
         raise DataError("arrivals have a rate", found="none", where="--rate", remedy="Name some, as in --rate 100,200")
     if args.scenario == "closed" and args.rate:
@@ -205,7 +212,7 @@ def _live(args: argparse.Namespace, sides: Mapping[int, str]) -> tuple[dict[int,
         loads[number] = [build(target, source_of(args), size, args.seed) for size in sizes]
         for load in loads[number]:
             prove(target, load)
-    kinds: list[Arrivals] = [Closed(each) for each in args.concurrency]
+    kinds: list[Arrivals] = [Closed(each) for each in args.concurrency or IN_FLIGHT]
     if args.scenario == "open":
         kinds = [Poisson(each, args.seed) for each in args.rate]
     cells, partial = dict[tuple[int, int, int], list[Cell]](), False  # by load, arrivals and side; a round each

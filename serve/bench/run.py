@@ -37,6 +37,14 @@ from .watch import Watch
 WIDTH = 120  # columns of a table that no terminal shows
 INTERRUPTED = 130
 NOOP = Load("no-op", (b"",), (0,), (None,))
+IN_FLIGHT = [1, 8, 32]  # of a closed loop, where nobody says
+ONLY = {  # options that other scenarios would not look at
+    "concurrency": ("closed",),
+    "rate": ("open", "mlperf"),
+    "queries": ("mlperf",),
+    "logs": ("mlperf",),
+    "mlperf_offline": ("mlperf",),
+}
 CAPACITY_IN_FLIGHT = 8  # of the closed loop that a search begins with
 SERVER_SHARE, OFFLINE_SHARE = 0.9, 1.1  # of what a search found, for LoadGen
 ROWS = {"closed": ("1", "32", "128")}  # of a request, where nobody says; of the other scenarios MLPerf's
@@ -178,7 +186,7 @@ class _Bench:
         """Time calls that compute nothing; a server that will not answer them is not told of."""
         self._status.update("calls without work")
         target = replace(self._target, path=f"/{INFERENCE}/ServerLive")
-        lightest = min(self._args.concurrency) if self._args.scenario == "closed" else 1
+        lightest = min(self._args.concurrency or IN_FLIGHT) if self._args.scenario == "closed" else 1
         in_flight = Closed(lightest)
         pace = replace(self._pace, repeats=1)
         try:
@@ -189,7 +197,7 @@ class _Bench:
             self._noop = None
 
     def _closed(self) -> None:
-        asked = [(load, number) for load in self._loads for number in self._args.concurrency]
+        asked = [(load, number) for load in self._loads for number in self._args.concurrency or IN_FLIGHT]
         for position, (load, number) in enumerate(asked, 1):
             self._keep(load, Closed(number), f" ({position} of {len(asked)})")
 
@@ -199,11 +207,11 @@ class _Bench:
             self._keep(load, Poisson(rate, self._args.seed), f" ({position} of {len(asked)})")
 
     def _search_slo(self) -> None:
-        rate, bound_us = self._greatest_rate(), 1000 * self._args.bound
-        held = [each for each in self.cells if each.offered == rate and slo.holds(each, bound_us)]
-        p99_ms = held[-1].latency_us["p99"] / 1000 if held else 0.0
-        disproved = slo.disproved(self.cells, bound_us)
-        self._slo = {"bound_ms": self._args.bound, "rate": rate, "p99_ms": p99_ms, "disproved": disproved}
+        try:
+            self._greatest_rate()
+        finally:  # a search that is cut short has found something too
+            if self.cells:
+                self._slo = slo.told(self.cells, self._args.bound)
 
     def _greatest_rate(self) -> float:
         load, seeds = self._loads[0], count(self._args.seed)  # no two measurements have the same arrivals
@@ -287,8 +295,10 @@ def _check(args: argparse.Namespace) -> None:
         raise _refusal("a bench has one ENDPOINT", " ".join(args.targets), "To hold several: quorem bench compare A B")
     if args.scenario == "open" and not args.rate:
         raise _refusal("--scenario open has a --rate", "none", "Name one, or let --scenario slo find it")
-    if args.rate and args.scenario not in ("open", "mlperf"):
-        raise _refusal("--rate is of --scenario open and mlperf", f"--scenario {args.scenario}", "Name one of these")
+    for name, scenarios in ONLY.items():
+        if getattr(args, name) and args.scenario not in scenarios:
+            option, among = name.replace("_", "-"), " and ".join(scenarios)
+            raise _refusal(f"--{option} is of --scenario {among}", f"--scenario {args.scenario}", "Leave it out")
     if args.scenario == "mlperf":
         mlperf.check_installed()
     if args.scenario == "mlperf" and len(args.rate or ()) > 1:

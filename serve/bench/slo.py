@@ -53,7 +53,10 @@ def holds(cell: Cell, bound_us: float) -> bool:
     return cell.answered > 0 and not cell.failures and cell.latency_us["p99"] <= bound_us
 
 
-def disproved(cells: Sequence[Cell], bound_us: float) -> int:
-    """How many rates failed once and held when they were measured again."""
-    failed, held = ({each.offered for each in cells if holds(each, bound_us) is kind} for kind in (False, True))
-    return len(failed & held)
+def told(cells: Sequence[Cell], bound_ms: float) -> dict[str, float]:
+    """What the cells of a search come to, whole or cut short: `Result.slo`."""
+    held = {each.offered or 0.0: each for each in cells if holds(each, 1000 * bound_ms)}
+    failed = {each.offered or 0.0 for each in cells if not holds(each, 1000 * bound_ms)}
+    rate = max(held, default=0.0)
+    p99_ms = held[rate].latency_us["p99"] / 1000 if held else 0.0
+    return {"bound_ms": bound_ms, "rate": rate, "p99_ms": p99_ms, "disproved": len(failed & held.keys())}
