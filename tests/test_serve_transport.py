@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -327,3 +328,25 @@ def test_an_observer_that_fails_fails_no_call(caplog: pytest.LogCaptureFixture):
         assert channel.unary_unary(SCORE)(b"x", timeout=20) == b"x"
     server.close()
     assert "the disk is full" in caplog.text
+
+
+def test_callers_whose_messages_never_come_hold_nobody_up():
+    with up({"Score": echo}) as server, ThreadPoolExecutor(3 * THREADS) as pool:
+        stop = threading.Event()
+
+        def nothing() -> Iterator[bytes]:
+            stop.wait(60)
+            yield from ()
+
+        without = server.channel.stream_unary(SCORE)
+        held = [pool.submit(without, nothing(), 60) for _ in range(3 * THREADS)]
+        threads = server.server._threads
+        eventually(lambda: threads.unfinished == 3 * THREADS)
+        try:
+            answered = [server.call(b"%d" % number) for number in range(5)]
+        finally:
+            stop.set()
+        assert answered == [b"0", b"1", b"2", b"3", b"4"]
+        assert all(isinstance(each.exception(), grpc.RpcError) for each in held)
+        eventually(lambda: threads.unfinished == 0)
+        assert [server.call() for _ in range(3 * THREADS)] == [b"x"] * 3 * THREADS
