@@ -13,7 +13,9 @@ from .protos.errors import QuoremError
 from .serve import command as serve_command
 from .serve.bench import command as bench_command
 from .train import command as train_command
+from .train import plot_command
 from .train.compare import command as compare_command
+from .train.encode import command as encode_command
 from .train.search import command as search_command
 
 # Which modules each extra of pyproject.toml installs, the smallest extra first.
@@ -52,9 +54,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"quorem {__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
     for module in (
+        encode_command,
         train_command,
         search_command,
         compare_command,
+        plot_command,
         export_command,
         serve_command,
         bench_command,

@@ -86,7 +86,30 @@ def count_vocabulary(raw: Int64s, min_count: int) -> VocabularyValues:
     """Keep values seen at least `min_count` times; ids 1, 2, … by falling count, ties by smaller raw64."""
     values, counts = np.unique(raw, return_counts=True)
     kept = counts >= min_count
-    values, counts = values[kept], counts[kept]
+    return number_vocabulary(values[kept], counts[kept])
+
+
+def number_vocabulary(values: Int64s, counts: Int64s) -> VocabularyValues:
+    """The vocabulary of distinct values, strictly rising, that were seen so many times; ids as `count_vocabulary`'s."""
     ids = np.empty(len(values), np.int32)
     ids[np.lexsort((values, -counts))] = np.arange(1, len(values) + 1, dtype=np.int32)
     return VocabularyValues(values, ids)
+
+
+def grow_vocabulary(
+    vocabulary: VocabularyValues, values: Int64s, counts: Int64s, room: int
+) -> tuple[VocabularyValues, int]:
+    """Give those of the distinct values, strictly rising, that are new the next ids, while there is `room` for them.
+
+    They take them by falling count, ties by smaller raw64. No value's id changes.
+
+    Returns:
+        The grown vocabulary, and how many new values found no room.
+    """
+    new = ~np.isin(values, vocabulary.values)
+    numbered = number_vocabulary(values[new], counts[new])
+    takes = numbered.ids <= room
+    grown = np.concatenate([vocabulary.values, numbered.values[takes]])
+    ids = np.concatenate([vocabulary.ids, numbered.ids[takes] + np.int32(len(vocabulary.values))])
+    order = np.argsort(grown)
+    return VocabularyValues(grown[order], ids[order].astype(np.int32)), int((~takes).sum())

@@ -90,6 +90,7 @@ def _feature(feature: pb.Feature, tables: Mapping[str, pb.Field], first_order: M
         "values": pb.Values.Name(feature.values).lower(),
         "encoding": feature.WhichOneof("encoding"),
         "bag": _bag(feature.bag) if feature.HasField("bag") else None,
+        "reserve": _reserve(feature.vocabulary) if feature.WhichOneof("encoding") == "vocabulary" else None,
         "cardinality": schema.cardinality(feature),
         "embedding": field_facts(tables[feature.name], plan.table_bytes) if feature.name in tables else None,
         "first_order": field_facts(first_order[feature.name], plan.weight_bytes)
@@ -100,6 +101,15 @@ def _feature(feature: pb.Feature, tables: Mapping[str, pb.Field], first_order: M
 
 def _bag(bag: pb.Bag) -> Facts:
     return {"max_length": bag.max_length, "pooling": pb.Pooling.Name(bag.pooling).lower()}
+
+
+def _reserve(vocabulary: pb.Vocabulary) -> Facts:
+    """Ids held for values of later rows, those of them that are taken, and values that found none left, last."""
+    return {
+        "ids": vocabulary.reserve + vocabulary.taken,
+        "taken": vocabulary.taken,
+        "turned_away": vocabulary.turned_away,
+    }
 
 
 def _training(training: pb.Training) -> Facts:
@@ -123,6 +133,8 @@ def show(facts: Facts, console: Console) -> None:
         f"{count} {'file' if count == 1 else 'files'} verified: sizes and sha256 digests are those of the manifest",
     )
     print_table(console, "feature side values encoding >ids", map(_feature_row, facts["features"]))
+    if reserves := [each for each in map(_reserve_row, facts["features"]) if each]:
+        print_table(console, "reserve >ids >taken >left >turned_away", reserves)
     print_table(
         console,
         "feature scheme tables joined >hidden >dim >collide >bytes >full >smaller",
@@ -167,6 +179,15 @@ def _feature_row(feature: Facts) -> list[str]:
     values = feature["values"] + (f", bag of {bag['max_length']}, {bag['pooling']}" if bag else "")
     ids = f"{feature['cardinality']:,}" if feature["embedding"] else ""
     return [feature["name"], feature["side"], values, feature["encoding"], ids]
+
+
+def _reserve_row(feature: Facts) -> list[str]:
+    """Of a vocabulary that holds ids, or held too few."""
+    reserve = feature["reserve"] or {"ids": 0, "turned_away": 0}
+    if not reserve["ids"] and not reserve["turned_away"]:
+        return []
+    counts = (reserve["ids"], reserve["taken"], reserve["ids"] - reserve["taken"], reserve["turned_away"])
+    return [feature["name"], *(f"{count:,}" for count in counts)]
 
 
 def _tables_row(name: str, field: Facts) -> list[str]:

@@ -212,12 +212,18 @@ class Hash(_message.Message):
     def __init__(self, buckets: _Optional[int] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Vocabulary(_message.Message):
-    __slots__ = ("size", "min_count")
+    __slots__ = ("size", "min_count", "reserve", "taken", "turned_away")
     SIZE_FIELD_NUMBER: _ClassVar[int]
     MIN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    TURNED_AWAY_FIELD_NUMBER: _ClassVar[int]
     size: int
     min_count: int
-    def __init__(self, size: _Optional[int] = ..., min_count: _Optional[int] = ...) -> None: ...
+    reserve: int
+    taken: int
+    turned_away: int
+    def __init__(self, size: _Optional[int] = ..., min_count: _Optional[int] = ..., reserve: _Optional[int] = ..., taken: _Optional[int] = ..., turned_away: _Optional[int] = ...) -> None: ...
 
 class Bag(_message.Message):
     __slots__ = ("max_length", "pooling", "delimiter")
@@ -474,7 +480,7 @@ class Choice(_message.Message):
     def __init__(self, feature: _Optional[str] = ..., candidates: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ..., dim: _Optional[int] = ...) -> None: ...
 
 class Training(_message.Message):
-    __slots__ = ("source", "seed", "device", "best_epoch", "train_rows", "valid_rows", "test_rows", "valid_metrics", "test_metrics", "negative_rate", "label")
+    __slots__ = ("source", "seed", "device", "best_epoch", "train_rows", "valid_rows", "test_rows", "valid_metrics", "test_metrics", "negative_rate", "label", "from_sha256")
     class ValidMetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -500,6 +506,7 @@ class Training(_message.Message):
     TEST_METRICS_FIELD_NUMBER: _ClassVar[int]
     NEGATIVE_RATE_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
+    FROM_SHA256_FIELD_NUMBER: _ClassVar[int]
     source: str
     seed: int
     device: str
@@ -511,7 +518,8 @@ class Training(_message.Message):
     test_metrics: _containers.ScalarMap[str, float]
     negative_rate: float
     label: str
-    def __init__(self, source: _Optional[str] = ..., seed: _Optional[int] = ..., device: _Optional[str] = ..., best_epoch: _Optional[int] = ..., train_rows: _Optional[int] = ..., valid_rows: _Optional[int] = ..., test_rows: _Optional[int] = ..., valid_metrics: _Optional[_Mapping[str, float]] = ..., test_metrics: _Optional[_Mapping[str, float]] = ..., negative_rate: _Optional[float] = ..., label: _Optional[str] = ...) -> None: ...
+    from_sha256: str
+    def __init__(self, source: _Optional[str] = ..., seed: _Optional[int] = ..., device: _Optional[str] = ..., best_epoch: _Optional[int] = ..., train_rows: _Optional[int] = ..., valid_rows: _Optional[int] = ..., test_rows: _Optional[int] = ..., valid_metrics: _Optional[_Mapping[str, float]] = ..., test_metrics: _Optional[_Mapping[str, float]] = ..., negative_rate: _Optional[float] = ..., label: _Optional[str] = ..., from_sha256: _Optional[str] = ...) -> None: ...
 
 class Export(_message.Message):
     __slots__ = ("run_sha256", "parity_bound", "table_bytes", "slots", "dense", "class_arrays", "precision", "codes", "int8_layers", "graphs", "no_rank", "parts", "candidates")

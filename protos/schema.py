@@ -55,7 +55,7 @@ def cardinality(feature: pb.Feature) -> int:
     if kind == "hash":
         return feature.hash.buckets
     if kind == "vocabulary":
-        return feature.vocabulary.size + 1
+        return feature.vocabulary.size + feature.vocabulary.reserve + 1
     if kind == "bucket":
         return len(feature.bucket.boundaries) + 2
     return 0
@@ -130,8 +130,10 @@ def check(schema: pb.Schema, where: str) -> None:
             refuse("an id range holds 1 to 2^63 - 2 ids", str(feature.id.size), name)
         if kind == "id" and feature.id.out_of_range not in (pb.RARE, pb.ERROR):
             refuse("an id range says what becomes of ids outside it", f"{feature.id.out_of_range}", name)
-        if kind == "vocabulary" and feature.vocabulary.size >= 2**31 - 1:
-            refuse("a vocabulary holds at most 2^31 - 2 values", str(feature.vocabulary.size), name)
+        if kind == "vocabulary" and cardinality(feature) > 2**31 - 1:
+            refuse("a vocabulary holds at most 2^31 - 2 values", str(cardinality(feature) - 1), name)
+        if kind == "vocabulary" and feature.vocabulary.taken > feature.vocabulary.size:
+            refuse("values that took ids of the reserve are kept values", str(feature.vocabulary.taken), name)
         if kind == "hash" and not 1 <= feature.hash.buckets < 2**63:
             refuse("a hash space holds 1 to 2^63 - 1 ids", str(feature.hash.buckets), name)
         if kind == "bucket":

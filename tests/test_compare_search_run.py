@@ -131,7 +131,7 @@ def test_a_search_that_is_stopped_or_killed_is_gone_on_with(study: Path, whole: 
     def lines() -> int:
         """How far the two have come: records of the one, epochs of the other's first trial or its end."""
         history, trial = searches["long"] / "history.jsonl", searches["random"] / "trial-1" / "metrics.jsonl"
-        first = trial.read_text().count("\n") if trial.exists() else 0
+        first = trial.read_text().count('"validation"') if trial.exists() else 0
         return min(history.read_text().count("\n") if history.exists() else 0, first)
 
     with subprocess.Popen(quiet, stderr=subprocess.PIPE, text=True, start_new_session=True) as stopped:

@@ -81,7 +81,18 @@ def test_the_tree_has_a_line_for_every_file():
             lines.setdefault(folder, set()).add(name)
         else:
             lines.setdefault("", set()).add(name)
-    for folder in ("", "protos", "train", "train/compare", "train/sources", "export", "serve", "serve/bench"):
+    for folder in (
+        "",
+        "protos",
+        "train",
+        "train/compare",
+        "train/encode",
+        "train/search",
+        "train/sources",
+        "export",
+        "serve",
+        "serve/bench",
+    ):
         files = {path.name for path in (ROOT / folder).glob("*.py") if "_pb2" not in path.name} - {"__init__.py"}
         told = {name for name in lines[folder] if name.endswith(".py")}
         assert told == files, f"README.md, the tree, {folder or 'top level'}"

@@ -46,6 +46,7 @@ def test_the_facts_of_a_run_counted_by_hand(run: Path, capsys: pytest.CaptureFix
         "values": "integer",
         "encoding": "id",
         "bag": None,
+        "reserve": None,
         "cardinality": 100,
         "embedding": {
             "scheme": "quotient_remainder",

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from quorem.train.batches import shuffled
 from quorem.train.checkpoint import NAME as CHECKPOINT
 from quorem.train.features import Rows
-from quorem.train.loop import Place, shuffled
+from quorem.train.loop import Place
 from quorem.train.prepare import Prepared, prepare
 from quorem.train.recipe import Recipe
 from quorem.train.recipe_file import read_recipe

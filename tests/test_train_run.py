@@ -1,6 +1,7 @@
 """A training run from a recipe to its directory: refusals, resuming, equal bytes from equal rows."""
 
 import gzip
+import itertools
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from commands import RECIPE, quorem
 from oracle import logits as oracle_logits
 from quorem.protos import manifest as manifests
+from quorem.train.record import read_record, steps, validations
 from safetensors.numpy import load_file
 
 KEPT = ("calibration.safetensors", "reference.safetensors", "validation.safetensors")
@@ -39,7 +41,7 @@ def run(recipe: Path) -> Path:
 
 def test_a_run_holds_what_it_promises(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
-    assert names == {
+    assert names - {"tensorboard"} == {  # which is written where it is installed
         "manifest.json",
         "weights.safetensors",
         "reference.safetensors",
@@ -56,7 +58,9 @@ def test_a_run_holds_what_it_promises(run: Path) -> None:
     expected = oracle_logits(manifest, weights, reference["ids"], reference["dense"])
     assert np.abs(reference["logit"] - expected).max() <= 1e-5 * max(1, np.abs(expected).max())
     assert manifest.training.test_metrics["auc"] > 0.5
-    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
+    lines = read_record(run)
+    assert [line["epoch"] for line in validations(lines)] == [1, 2, 3]
+    assert [line["step"] for line in steps(lines)] == list(range(1, 3 * 16 + 1))  # 4000 rows, 256 a batch
 
 
 @pytest.mark.parametrize(
@@ -91,7 +95,7 @@ def test_every_model_and_combine_learns_what_is_written_down(
     weights, reference = (load_file(tmp_path / "run" / f"{name}.safetensors") for name in ("weights", "reference"))
     expected = oracle_logits(manifest, weights, reference["ids"], reference["dense"])
     assert (np.abs(reference["logit"] - expected) <= 1e-5 * np.maximum(1, np.abs(expected))).all()
-    first, last = (json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    first, last = validations(read_record(tmp_path / "run"))
     assert last["train_loss"] < first["train_loss"]
 
 
@@ -380,8 +384,9 @@ def test_stopped_in_the_middle_of_an_epoch_and_resumed(recipe: Path, run: Path, 
     monkeypatch.setattr(loop, "binary_cross_entropy_with_logits", real)
     quorem(*arguments, "--resume")
     assert (run / "weights.safetensors").read_bytes() == (tmp_path / "run" / "weights.safetensors").read_bytes()
-    undisturbed, resumed = (
-        [json.loads(line) for line in (each / "metrics.jsonl").read_text().splitlines()]
-        for each in (run, tmp_path / "run")
-    )
-    assert [line["train_loss"] for line in undisturbed] == [line["train_loss"] for line in resumed]
+    undisturbed, resumed = (read_record(each) for each in (run, tmp_path / "run"))
+    same = ("step", "epoch", "batch", "rows", "loss", "train_loss", "lr", "best")
+    assert [[line.get(key) for key in same] for line in undisturbed] == [
+        [line.get(key) for key in same] for line in resumed
+    ]
+    assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(resumed))

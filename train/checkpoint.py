@@ -1,7 +1,7 @@
 """The checkpoint: everything from which an interrupted run goes on as if nothing had happened. One file, no pickles."""
 
-import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,15 +10,27 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..protos.errors import Malformed, RecipeError
-from ..protos.manifest import write_atomically
-from .optimizer import load_state_tensors, state_tensors
+from ..protos.manifest import sync_directory
+from .distributed import agree, gather, rank, seed_rank, share
+from .optimizer import load_state_tensors
 
 NAME = "checkpoint.safetensors"
+KINDS = {  # safetensors' names of dtypes
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 @dataclass
@@ -37,14 +49,9 @@ class Progress:
     stale: int = 0
     lr: float = 0.0
 
-
-def save_checkpoint(
-    directory: Path, model: nn.Module, optimizer: Optimizer, best: dict[str, Tensor], progress: Progress, identity: str
-) -> None:
-    """Write the checkpoint whole or not at all; `identity` says what it is a checkpoint of."""
-    tensors = prefixed("model", model.state_dict()) | prefixed("best", best)
-    tensors |= prefixed("optimizer", state_tensors(optimizer))
-    save_tensors(directory, tensors, dataclasses.asdict(progress), identity)
+    def place(self) -> str:
+        """The last step that is done, for messages."""
+        return f"epoch {self.epoch + 1}, batch {self.batch}" if self.batch else f"the end of epoch {self.epoch}"
 
 
 def load_checkpoint(
@@ -66,25 +73,77 @@ def load_checkpoint(
 
 
 def save_tensors(directory: Path, tensors: Mapping[str, Tensor], progress: dict[str, Any], identity: str) -> None:
-    """Write tensors, random state and how far it has come, whole or not at all."""
-    held = {**tensors, "rng": torch.get_rng_state()}
+    """Write tensors, the random state of every rank and how far it has come, whole or not at all; rank 0 does."""
+    held = dict(tensors)
+    for number, state in enumerate(gather(torch.get_rng_state())):
+        held[_numbered("rng", number)] = state
     if torch.cuda.is_initialized():
-        held["cuda_rng"] = torch.cuda.get_rng_state()
-    metadata = {"progress": json.dumps(progress), "identity": identity}
-    whole = {name: value.detach().cpu().contiguous() for name, value in held.items()}
-    write_atomically(directory / NAME, save(whole, metadata))
+        for number, state in enumerate(gather(torch.cuda.get_rng_state())):
+            held[_numbered("cuda_rng", number)] = state
+    if rank() == 0:
+        _write(directory / NAME, held, {"progress": json.dumps(progress), "identity": identity})
+
+
+def clear_remains(directory: Path) -> None:
+    """Delete what a killed process left of a checkpoint that it was writing."""
+    for path in directory.glob(f".{NAME}.*"):
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file tensor by tensor, so that there is no second copy of them all in memory.
+
+    Under a temporary name beside it, flushed to the disk, then renamed.
+    """
+    head, end = dict[str, Any](__metadata__=dict(metadata)), 0
+    ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all are aligned
+    for name in ordered:
+        value = tensors[name]
+        start, end = end, end + value.numel() * value.element_size()
+        head[name] = {"dtype": KINDS[value.dtype], "shape": list(value.shape), "data_offsets": [start, end]}
+    written = json.dumps(head).encode()
+    written += b" " * (-len(written) % 8)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(len(written).to_bytes(8, "little") + written)
+            for name in ordered:
+                value = tensors[name].detach().cpu().contiguous()
+                file.write(value.reshape(-1).view(torch.uint8).numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
 
 
 @contextmanager
 def checkpoint_tensors(directory: Path, identity: str) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
     """The tensors and the progress of a checkpoint, to be put back inside; then the random state is.
 
+    Rank 0 reads them. A rank that there was not when they were written draws afresh.
+
     Raises:
         Malformed: not a checkpoint of this program, found here or while it is put back. RecipeError: of another
             recipe, plan or data.
     """
     path = directory / NAME
-    try:
+    with _malformed(path):
+        read = agree(lambda: _read(path, identity) if rank() == 0 else None)
+        tensors, progress = share(*(read or ({}, None)))
+        yield tensors, progress
+        if (state := tensors.get(_numbered("rng", rank()))) is not None:
+            torch.set_rng_state(state)
+        else:
+            seed_rank(int(tensors["rng"].sum()))
+        if torch.cuda.is_initialized() and (state := tensors.get(_numbered("cuda_rng", rank()))) is not None:
+            torch.cuda.set_rng_state(state)
+
+
+def _read(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    with _malformed(path):
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
@@ -92,13 +151,16 @@ def checkpoint_tensors(directory: Path, identity: str) -> Iterator[tuple[dict[st
             raise RecipeError(
                 "a run goes on with the recipe, plan and data it was started with",
                 found="another recipe, seed, plan or data",
-                where=str(directory),
-                remedy=f"Compare with {directory / 'recipe.toml'}, or train into another directory",
+                where=str(path.parent),
+                remedy=f"Compare with {path.parent / 'recipe.toml'}, or train into another directory",
             )
-        yield tensors, json.loads(metadata["progress"])
-        torch.set_rng_state(tensors["rng"])
-        if torch.cuda.is_initialized() and "cuda_rng" in tensors:
-            torch.cuda.set_rng_state(tensors["cuda_rng"])
+        return tensors, json.loads(metadata["progress"])
+
+
+@contextmanager
+def _malformed(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise Malformed(
             "a checkpoint is a whole safetensors file with its progress",
@@ -106,6 +168,10 @@ def checkpoint_tensors(directory: Path, identity: str) -> Iterator[tuple[dict[st
             where=str(path),
             remedy="Delete the directory and train again",
         ) from None
+
+
+def _numbered(name: str, number: int) -> str:
+    return f"{name}.{number}" if number else name
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The command `quorem train`: its arguments and help. Importing it costs nothing; running it imports torch."""
 
 import argparse
+import json
 from pathlib import Path
 
 RECIPES = Path(__file__).with_name("recipes")
@@ -17,9 +18,16 @@ examples:
   quorem train synthetic --out runs/qr --set embedding.scheme=qr --set embedding.collisions=4
   quorem train my_recipe.toml --out runs/mine --device cuda --seed 2
   quorem train my_recipe.toml --out runs/mine --plan plans/1  the dims that a search found
-  quorem train my_recipe.toml --out runs/mine --resume        go on after Ctrl-C
+  quorem train my_recipe.toml --out runs/mine --resume        go on after Ctrl-C, or a crash
+  quorem train my_recipe.toml --out runs/mine --cache caches/1 rows that `quorem encode` made ready
+  quorem train today.toml --from runs/monday --out runs/tuesday   yesterday's model, on the rows of today
+  torchrun --nproc-per-node 2 -m quorem train my_recipe.toml --out runs/mine    two processes, or GPUs, one model
 
-Ctrl-C saves the run as it stands and prints the command that goes on with it."""
+Ctrl-C and SIGTERM save the run as it stands and print the command that goes on with it. A run that is killed has
+lost what it did since its last checkpoint: one is written after every epoch and every train.checkpoint_minutes.
+
+Under torchrun every process takes its part of every batch of train.batch rows, so that the result is that of one
+process up to the order of sums; with --max-restarts it goes on by itself after one of them was lost."""
 
 
 def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -34,11 +42,28 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     add_arguments(parser, out="RUN", what="run", setting="train.lr=0.001")
     parser.add_argument(
+        "--cache",
+        metavar="CACHE",
+        dest="set",
+        action="append",
+        default=[],
+        type=lambda given: f"data.cache={json.dumps(str(Path(given).absolute()))}",
+        help="read the rows from what `quorem encode` made of them, instead of the recipe's data.cache",
+    )
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
         "--plan",
         metavar="PLAN",
         type=Path,
         help="tables instead of those of [embedding]: a plan directory of `quorem search`, or a plan.json alone, the "
         "`plan` of a manifest",
+    )
+    either.add_argument(
+        "--from",
+        dest="from_run",
+        metavar="RUN",
+        type=Path,
+        help="go on from a finished run on new rows: its plan, weights and vocabularies, whose reserve new values take",
     )
     parser.set_defaults(run=_run, extra="train")
 

@@ -39,6 +39,7 @@ class DataConfig(BaseModel):
         group: the column whose groups grouped AUC is taken over (a user, a request), or None.
         delimiter: one character between the fields of a CSV file; a comma unless said.
         rows: read at most so many rows of each split, or of `path`; None for all.
+        cache: the directory that `quorem encode` made of these rows; training reads them from there.
         synthetic: how to make rows, where source is "synthetic".
     """
 
@@ -56,6 +57,7 @@ class DataConfig(BaseModel):
     group: str | None = None
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     rows: Annotated[int, Field(gt=0)] | None = None
+    cache: str | None = None
     synthetic: SyntheticConfig | None = None
 
     @model_validator(mode="after")
@@ -125,6 +127,33 @@ def read(config: DataConfig, columns: Sequence[str], base: Path, types: Mapping[
     Raises:
         DataError: a file, a column or a value that breaks a rule, told with its place.
     """
+    request = request_of(config, columns, types)
+    if config.synthetic is not None:
+        return _made(config.synthetic, request)
+    if config.path is not None and config.split is not None:
+        return _divided(config, config.path, config.split, request, base)
+    files = files_of(config, base)
+    tables = {key: collect(_parts(config, paths, request), request)[0] for key, paths in files.items()}
+    names = tuple(path.name for paths in files.values() for path in paths)
+    return _gathered(tables, config.source, names, request)
+
+
+def files_of(config: DataConfig, base: Path) -> dict[str, tuple[Path, ...]]:
+    """The files of a section by its keys: train, valid and test, or path.
+
+    Raises:
+        DataError: see paths.py.
+    """
+    named = {key: getattr(config, key) for key in ("train", "valid", "test", "path")}
+    return {key: resolve(path, base, f"data.{key}") for key, path in named.items() if path is not None}
+
+
+def request_of(config: DataConfig, columns: Sequence[str], types: Mapping[str, Type] | None = None) -> Request:
+    """What a section asks of its files; arguments as for `read`.
+
+    Raises:
+        DataError: the label is among the features.
+    """
     if config.label in columns:
         raise DataError(
             "the label is not a feature: a model would read its answer from it",
@@ -143,19 +172,11 @@ def read(config: DataConfig, columns: Sequence[str], base: Path, types: Mapping[
     )
     if config.source == "criteo":
         request = replace(request, types=delimited.CRITEO_TYPES | dict(request.types))
-    if config.synthetic is not None:
-        return _made(config.synthetic, request)
-    if config.path is not None and config.split is not None:
-        return _divided(config, config.path, config.split, request, base)
-    named = {"train": config.train, "valid": config.valid, "test": config.test}
-    files = {key: resolve(path, base, f"data.{key}") for key, path in named.items() if path is not None}
-    tables = {key: collect(_parts(config, paths, request), request)[0] for key, paths in files.items()}
-    names = tuple(path.name for paths in files.values() for path in paths)
-    return _gathered(tables, config.source, names, request)
+    return request
 
 
 def _divided(config: DataConfig, pattern: str, split: Split, request: Request, base: Path) -> Splits:
-    files = resolve(pattern, base, "data.path")
+    files = files_of(config, base)["path"]
     table, times = collect(_parts(config, files, request), request)
     if isinstance(split, ByTime):
         assert times is not None

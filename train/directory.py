@@ -16,11 +16,12 @@ from .loop import score_rows
 from .model import Model
 from .plot import plot_learning
 from .prepare import Kept, Prepared
-from .progress import METRICS
+from .record import NAME as METRICS
 from .search.trials import NAME as TRIALS
 
 RECIPE, WEIGHTS, REFERENCE = "recipe.toml", "weights.safetensors", "reference.safetensors"
 CALIBRATION, VALIDATION = "calibration.safetensors", "validation.safetensors"
+STATE = "state.safetensors"  # the last checkpoint, where the recipe has it kept; it may be deleted
 LAST = (manifests.NAME, plan_directory.SEARCH)  # a finished run has the one, a finished search the other
 BEGUN = (CHECKPOINT, TRIALS)  # what one of these is in can be gone on with
 
@@ -70,7 +71,7 @@ def open_run(out: Path, resolved: str, *, resume: bool) -> None:
         manifests.write_atomically(out / RECIPE, resolved.encode())
 
 
-def write_run(out: Path, manifest: pb.Manifest, model: Model, prepared: Prepared) -> None:
+def write_run(out: Path, manifest: pb.Manifest, model: Model, prepared: Prepared, *, keep_state: bool = False) -> None:
     """Write weights, classes and kept rows, then the manifest: a directory with one is whole. The plot is last.
 
     Validation rows are scored where the model is; reference rows on the CPU, where the model is at the end.
@@ -94,6 +95,8 @@ def write_run(out: Path, manifest: pb.Manifest, model: Model, prepared: Prepared
         manifests.write_atomically(out / name, save(contiguous))
     manifest.files.extend(manifests.describe_files(out, list(contents)))
     manifests.write(out, manifest)
+    if keep_state and (out / CHECKPOINT).exists():
+        (out / CHECKPOINT).replace(out / STATE)
     (out / CHECKPOINT).unlink(missing_ok=True)
     plot_learning(out)
 

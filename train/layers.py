@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..protos import manifest_pb2 as pb
+from .batch_norm import BatchNorm
 from .dropout import Dropout
+from .interactions import dots, sum_of_pairs
 
 ROLES = {"running_mean": "mean", "running_var": "variance"}  # torch's names, where the manifest has others
 
@@ -127,7 +129,7 @@ def make_module(layer: pb.Layer) -> nn.Module | None:
     if kind == "linear":
         return nn.Linear(layer.linear.inputs, layer.linear.outputs)
     if kind == "batchnorm":
-        return nn.BatchNorm1d(layer.batchnorm.width, eps=layer.batchnorm.epsilon)
+        return BatchNorm(layer.batchnorm.width, eps=layer.batchnorm.epsilon)
     if kind == "dropout":
         return Dropout(layer.dropout.probability)
     if kind == "cross":
@@ -180,8 +182,7 @@ def _pairs(value: Tensor, dim: int) -> Tensor:
 
     In fp32 always: the two squares are large beside their difference.
     """
-    vectors = value.float().unflatten(1, (-1, dim))
-    return vectors.sum(1).square() - vectors.square().sum(1)
+    return sum_of_pairs(value.float().unflatten(1, (-1, dim)))
 
 
 def _fm(layer: pb.Layer, _: nn.Module | None, inputs: Sequence[Tensor]) -> Tensor:
@@ -195,9 +196,7 @@ def _bi_interaction(layer: pb.Layer, _: nn.Module | None, inputs: Sequence[Tenso
 def _dot(layer: pb.Layer, _: nn.Module | None, inputs: Sequence[Tensor]) -> Tensor:
     count = layer.dot.vectors
     vectors = torch.cat(list(inputs), dim=1).view(-1, count, layer.dot.dim)
-    products = torch.bmm(vectors, vectors.transpose(1, 2))
-    below = torch.tril_indices(count, count, offset=-1, device=vectors.device)
-    return products[:, below[0], below[1]]
+    return dots(vectors)
 
 
 KINDS: dict[str, Callable[[pb.Layer, nn.Module | None, Sequence[Tensor]], Tensor]] = {

@@ -17,16 +17,21 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ..protos.errors import QuoremError
 from ..protos.metrics import Floats, evaluate
-from .checkpoint import Progress, load_checkpoint, save_checkpoint
+from .batches import WHOLE, Batch, Source, batches_of
+from .checkpoint import Progress
+from .distributed import add_up, add_up_gradients, check_alike, rank, ranks, refuse, seed_rank, share
 from .features import Rows
+from .keeper import Keeper
+from .memory import keep_freed
 from .model import Model
-from .optimizer import make_optimizer
+from .optimizer import load_state_tensors, make_optimizer, sparse_from
 from .recipe import TrainConfig
 
 EVALUATION_BATCH = 8192
 LOOKS = 20  # at the loss in an epoch: few, since each waits for the device,
-LONGEST_BLIND = 64  # but one in so many steps at least
-MIXER = 1_000_003  # a prime: seeds and numbers that are near each other are far apart in a generator's seeds
+LONGEST_BLIND = 64  # but one in so many steps at least,
+LONGEST_DEAF = 16  # or in so many where ranks agree then whether to stop
+ROWS_TOLD = 8  # of a batch, in a message
 
 
 class Interrupted(Exception):
@@ -40,12 +45,20 @@ class Watcher(Protocol):
         """The run goes on from here."""
         ...
 
-    def epoch(self, number: int, batches: int, done: int) -> None:
-        """An epoch begins, `done` of its batches behind it."""
+    def epoch(self, number: int, batches: int, done: int, rows: int) -> None:
+        """An epoch begins, `done` of its batches behind it, and so many rows of all epochs."""
         ...
 
-    def step(self, batches: int, rows: int, loss: float) -> None:
+    def seen(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> None:
+        """A batch, (B,) each, scored as it was learned from; of every step, so nothing here may wait for the device."""
+        ...
+
+    def step(self, batches: int, rows: int, loss: float, lr: float) -> None:
         """So many batches and rows more are done; mean loss of the epoch so far."""
+        ...
+
+    def warned(self, told: str) -> None:
+        """Something went wrong, and the run goes on."""
         ...
 
     def validated(self, epoch: int, loss: float, metrics: dict[str, float], lr: float, best: bool) -> None:
@@ -53,63 +66,104 @@ class Watcher(Protocol):
         ...
 
 
+class Unwatched:
+    """Tells nobody: what a rank that writes nothing is watched by."""
+
+    def resumed(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def epoch(self, number: int, batches: int, done: int, rows: int) -> None:
+        """Nothing."""
+
+    def seen(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> None:
+        """Nothing."""
+
+    def step(self, batches: int, rows: int, loss: float, lr: float) -> None:
+        """Nothing."""
+
+    def warned(self, told: str) -> None:
+        """Nothing."""
+
+    def validated(self, epoch: int, loss: float, metrics: dict[str, float], lr: float, best: bool) -> None:
+        """Nothing."""
+
+
 @dataclass(frozen=True)
 class Place:
-    """Where checkpoints are kept, what they are checkpoints of, and whether to go on from the one that is there."""
+    """Where checkpoints are kept, what they are checkpoints of, and whether to go on from the one that is there.
+
+    state: of the optimizer, as state_tensors gives it, to begin with; None for a fresh one.
+    """
 
     directory: Path
     identity: str
     resume: bool
+    state: dict[str, Tensor] | None = None
 
 
-def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Place, watcher: Watcher) -> Progress:
+def fit(model: Model, train: Source, valid: Rows, config: TrainConfig, place: Place, watcher: Watcher) -> Progress:
     """Train until the validation AUC has not risen for `patience` epochs; leave the best epoch's weights in the model.
 
     With precision bf16 the layers run in bfloat16 where torch has it safe; weights, loss and evaluation are fp32.
+    On several ranks (distributed.py) each takes its part of every batch, and all end with the same weights.
 
     Raises:
         Interrupted: SIGINT or SIGTERM; a checkpoint holds everything up to the last whole batch.
-        QuoremError: a loss that is no number any more.
+        QuoremError: a loss that is no number any more; or stopped, and the disk is full.
+        Unavailable: another rank is gone. Elsewhere: it was refused.
     """
+    keep_freed()
     tables = model.table_parameters()
     held = {id(parameter) for parameter in tables}
     optimizer = make_optimizer(config, tables, [each for each in model.parameters() if id(each) not in held])
     model.penalise = config.l2 > 0 and config.l2_rows == "batch"
-    torch.manual_seed(config.seed)
+    model.sparsify(sparse_from(config))
+    check_alike(place.identity)
+    seed_rank(config.seed)
     progress, best = Progress(lr=config.lr), dict[str, Tensor]()
+    keeper = Keeper(place.directory, place.identity, config.checkpoint_minutes, watcher.warned)
+    if place.state is not None:
+        load_state_tensors(optimizer, place.state, config.lr)
     if place.resume:
-        progress, best = load_checkpoint(place.directory, model, optimizer, place.identity)
+        progress, best = keeper.load(model, optimizer)
         watcher.resumed(progress)
-    batches = batches_of(len(train), config.batch)
-    mixed = torch.autocast(train.ids.device.type, torch.bfloat16, enabled=config.precision == "bf16")
-    glance = min(LONGEST_BLIND, -(-batches // LOOKS))
-    with stop_signals() as stopping:
+    elif ranks() > 1:
+        model.load_state_dict(share(model.state_dict())[0])
+    batches, part = batches_of(len(train), config.batch), (rank(), ranks())
+    mixed = torch.autocast(train.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    glance = min(LONGEST_BLIND if ranks() == 1 else LONGEST_DEAF, -(-batches // LOOKS))
+    losses = torch.zeros(glance, device=train.device, dtype=next(model.parameters()).dtype)
+    with stop_signals() as stopping, keeper.telling():
         while progress.epoch < config.epochs and progress.stale < config.patience:
-            watcher.epoch(progress.epoch + 1, batches, progress.batch)
-            order = shuffled(len(train), config.seed, progress.epoch).to(train.labels.device)
+            behind = len(train) if progress.batch == batches else progress.batch * config.batch
+            watcher.epoch(progress.epoch + 1, batches, progress.batch, progress.epoch * len(train) + behind)
             model.train()
-            looked, total = progress.batch, torch.tensor(progress.loss_sum, device=train.labels.device)
-            for number in range(progress.batch, batches):
-                chosen = batch_of(order, number, config.batch)
+            looked, rows = progress.batch, 0
+            for batch in train.batches(config.seed, progress.epoch, config.batch, progress.batch, part):
                 with mixed:
-                    logits, norm = model(train.ids[chosen], train.numbers[chosen])
-                weight = None if train.weights is None else train.weights[chosen]
-                loss = binary_cross_entropy_with_logits(logits, train.labels[chosen], weight)
+                    logits, norm = model(batch.ids, batch.numbers)
+                loss = _loss(logits, batch)
+                watcher.seen(logits.detach(), batch.labels, batch.weights)
                 optimizer.zero_grad()
                 (loss + config.l2 * norm if model.penalise else loss).backward()
+                add_up_gradients(model.parameters())
                 optimizer.step()
-                total += loss.detach()
-                progress.batch = number + 1
-                stop = stopping()
-                if progress.batch - looked == glance or progress.batch == batches or stop:
-                    progress.loss_sum = total.item()
-                    rows = (number - looked) * config.batch + len(chosen)
-                    watcher.step(progress.batch - looked, rows, progress.loss_sum / progress.batch)
-                    looked = progress.batch
-                    if not np.isfinite(progress.loss_sum):
-                        raise no_number("loss", f"epoch {progress.epoch + 1}, batches up to {progress.batch}")
+                losses[progress.batch - looked] = loss.detach()
+                progress.batch, rows = progress.batch + 1, rows + batch.total
+                count = progress.batch - looked
+                hurry = part == WHOLE and (stopping() or keeper.due())  # ranks agree when all of them look
+                if not (count == glance or progress.batch == batches or hurry):
+                    continue
+                found, stop, due = _look(losses[:count], stopping(), keeper.due())
+                if not bool(found.isfinite().all()):
+                    first = looked + int(found.isfinite().int().argmin())
+                    refuse(keeper.broken("loss", *_culprits(train, config, progress, batches, first)))
+                progress.loss_sum = _total(progress.loss_sum, found)
+                watcher.step(count, rows, progress.loss_sum / progress.batch, progress.lr)
+                looked, rows = progress.batch, 0
+                if stop or (due and progress.batch < batches):
+                    keeper.save(model, optimizer, best, progress, leaving=stop)
                 if stop:
-                    save_checkpoint(place.directory, model, optimizer, best, progress, place.identity)
                     raise Interrupted
             mean, lr = progress.loss_sum / batches, progress.lr
             metrics = evaluate_rows(model, valid)
@@ -123,49 +177,72 @@ def fit(model: Model, train: Rows, valid: Rows, config: TrainConfig, place: Plac
                 progress.lr *= config.lr_decay
                 for group in optimizer.param_groups:
                     group["lr"] = progress.lr
-            save_checkpoint(place.directory, model, optimizer, best, progress, place.identity)
             watcher.validated(progress.epoch, mean, metrics, lr, better)
+            keeper.save(model, optimizer, best, progress, leaving=False)
     model.load_state_dict(best)
     return progress
 
 
-def batches_of(rows: int, size: int) -> int:
-    """How many batches rows make. A last one of one row joins that before it: batch normalisation needs a variance."""
-    return max(1, -(-(rows - 1) // size))
+def _loss(logits: Tensor, batch: Batch) -> Tensor:
+    """The mean loss of a batch, or this rank's part of it: those of all ranks add up to the mean."""
+    if ranks() == 1:
+        return binary_cross_entropy_with_logits(logits, batch.labels, batch.weights)
+    return binary_cross_entropy_with_logits(logits, batch.labels, batch.weights, reduction="sum") / batch.total
 
 
-def batch_of(order: Tensor, number: int, size: int) -> Tensor:
-    """The rows of a batch, (B,), of those of an epoch in their order, (N,)."""
-    end = len(order) if number == batches_of(len(order), size) - 1 else (number + 1) * size
-    return order[number * size : end]
+def _look(losses: Tensor, stop: bool, due: bool) -> tuple[Tensor, bool, bool]:
+    """Mean losses of the last batches, (count,), on the CPU; and whether any rank was asked to stop, or has one due."""
+    seen = add_up(torch.cat([losses, losses.new_tensor([stop, due])])).cpu()
+    return seen[:-2], bool(seen[-2] > 0), bool(seen[-1] > 0)
 
 
-def shuffled(rows: int, seed: int, epoch: int) -> Tensor:
-    """The order of the rows in an epoch, (N,) int64: a function of seed and epoch, so that a resumed run knows it."""
-    return torch.randperm(rows, generator=generator_of(seed, epoch))
+def _total(before: float, losses: Tensor) -> float:
+    """The sum of an epoch's losses, in their own precision and order: the same however often it is looked at."""
+    total = torch.tensor(before, dtype=losses.dtype)
+    for loss in losses:
+        total += loss
+    return total.item()
 
 
-def generator_of(seed: int, number: int) -> torch.Generator:
-    """A fresh generator on the CPU, whose draws are a function of both."""
-    return torch.Generator().manual_seed((seed * MIXER + number) % 2**63)
+def _culprits(train: Source, config: TrainConfig, progress: Progress, batches: int, number: int) -> tuple[str, str]:
+    """Where a loss is not finite, and what was found there: the step, and the batch's rows in the training data."""
+    batch = next(train.batches(config.seed, progress.epoch, config.batch, number))
+    step = progress.epoch * batches + number + 1
+    where = f"epoch {progress.epoch + 1}, batch {number + 1} of {batches} (step {step}), {_told(batch.rows)}"
+    strange = batch.numbers.isinf().any(1) | ~batch.labels.isfinite()
+    if batch.weights is not None:
+        strange |= ~batch.weights.isfinite()
+    infinite = batch.rows[strange]
+    return where, f"infinite values in {_told(infinite)}" if len(infinite) else "one that is not, of finite rows"
+
+
+def _told(rows: Tensor) -> str:
+    """Numbers of rows, (n,), the first few of them."""
+    few = rows[:ROWS_TOLD].tolist()
+    more = f" and {len(rows) - len(few)} more" if len(rows) > len(few) else ""
+    return f"{'rows' if len(rows) > 1 else 'row'} {', '.join(map(str, few))}{more} of the training rows, from 0"
 
 
 @torch.no_grad()
-def score_rows(model: Model, rows: Rows) -> Floats:
-    """Logits of every row, (N,) float32, in evaluation mode."""
+def score_rows(model: Model, rows: Rows, part: tuple[int, int] = WHOLE) -> Floats:
+    """Logits of every row, (N,) float32, in evaluation mode.
+
+    With a part (rank, ranks), each rank scores every so many batches, and all have all logits at the end.
+    """
     model.eval()
-    parts = [
-        model(rows.ids[start : start + EVALUATION_BATCH], rows.numbers[start : start + EVALUATION_BATCH])[0].cpu()
-        for start in range(0, len(rows), EVALUATION_BATCH)
-    ]
-    return torch.cat(parts).numpy()
+    logits = torch.zeros(len(rows), device=rows.device)
+    for start in range(part[0] * EVALUATION_BATCH, len(rows), part[1] * EVALUATION_BATCH):
+        end = start + EVALUATION_BATCH
+        logits[start:end] = model(rows.ids[start:end], rows.numbers[start:end])[0]
+    return (logits if part == WHOLE else add_up(logits)).cpu().numpy()
 
 
 def evaluate_rows(model: Model, rows: Rows) -> dict[str, float]:
-    """All metrics of a model on some rows."""
-    logits, weights = score_rows(model, rows), None if rows.weights is None else rows.weights.cpu().numpy()
+    """All metrics of a model on some rows; ranks share the work."""
+    logits = score_rows(model, rows, (rank(), ranks()))
+    weights = None if rows.weights is None else rows.weights.cpu().numpy()
     if not np.isfinite(logits).all():
-        raise no_number("logit", f"{len(rows)} rows that are evaluated")
+        refuse(no_number("logit", f"{len(rows)} rows that are evaluated"))
     return evaluate(logits, rows.labels.cpu().numpy(), weights, rows.groups)
 
 
@@ -186,7 +263,8 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, _frame: object) -> None:
         asked.append(number)
-        restore()
+        if ranks() == 1:  # torchrun repeats what the terminal has sent
+            restore()
 
     def restore() -> None:
         for kind, handler in before.items():

@@ -16,7 +16,7 @@ from ..protos.collisions import Int32s
 from ..protos.nets import DENSE, EMBEDDINGS, FIRST_ORDER
 from .initial import AUTO, Init
 from .layers import KINDS, Bias, make_module, reset_module, weights_of
-from .tables import Tables, l2_of_rows
+from .tables import Looked, Tables, l2_of_rows
 
 Floats = npt.NDArray[np.float32]
 
@@ -74,7 +74,7 @@ class Model(nn.Module):
         return (logged - self.get_buffer("mean")) / self.get_buffer("scale")
 
     def forward(self, ids: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B,) float32, and half the squared norm of the rows looked up, () float32.
+        """Logits (B,) float32, and half the squared norm of the rows looked up, () float32; see `sparsify`.
 
         Under autocast the layers run in its type; lookups and what composes vectors do not.
         """
@@ -84,18 +84,20 @@ class Model(nn.Module):
             kind = layer.WhichOneof("kind")
             assert kind is not None
             values[layer.name] = KINDS[kind](layer, self.module_of(layer), [values[name] for name in layer.inputs])
-        return values[self.net.layers[-1].name].squeeze(1).float(), norm
+        return values[self.net.layers[-1].name].squeeze(1).to(norm.dtype), norm
 
     def _inputs(self, ids: Tensor, numbers: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The net's inputs by name, and the norm."""
-        embeddings, touched = self.embedding(ids)
+        looked: Looked = {}
+        embeddings, touched = self.embedding(ids, looked)
         values = {EMBEDDINGS: embeddings}
         if self.first_order is not None:
-            values[FIRST_ORDER], more = self.first_order(ids)
+            values[FIRST_ORDER], more = self.first_order(ids, looked)
             touched = touched + more
         if self.dense_count:
             values[DENSE] = self.transform(numbers)
-        return values, l2_of_rows(touched) if self.training and self.penalise else embeddings.new_zeros(())
+        penalised = self.training and self.penalise and bool(touched)
+        return values, l2_of_rows(touched) if penalised else embeddings.new_zeros(())
 
     def module_of(self, layer: pb.Layer) -> nn.Module | None:
         """The torch module of a layer that has weights or state."""
@@ -109,6 +111,17 @@ class Model(nn.Module):
     def table_parameters(self) -> list[nn.Parameter]:
         """The packed tables that L2 pulls; path's functions are among the other weights."""
         return [weight for tables in self.tables() for group in tables.packed() for weight in group.decaying()]
+
+    def sparsify(self, rows: int) -> None:
+        """Give packed tables of at least so many rows sparse gradients, of the rows that a batch looks up.
+
+        The norm that `forward` returns leaves them out: their optimizer knows those rows (row_steps.py). Path's
+        functions stay as they are.
+        """
+        for group in (each for tables in self.tables() for each in tables.packed()):
+            pulled = {id(weight) for weight in group.decaying()}
+            for partition in group.packed():
+                partition.sparse = id(partition.weight) in pulled and len(partition.weight) >= rows
 
     def weights(self) -> dict[str, Floats]:
         """Every float32 weight under its name in the manifest."""

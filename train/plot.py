@@ -1,7 +1,6 @@
 """The plot of a run: loss and AUC by epoch, as one SVG file."""
 
 import io
-import json
 from pathlib import Path
 
 import matplotlib as mpl
@@ -10,14 +9,14 @@ mpl.use("svg")
 from matplotlib.figure import Figure
 
 from ..protos.manifest import write_atomically
-from .progress import METRICS
+from .record import read_record, validations
 
 NAME = "learning.svg"
 
 
 def plot_learning(directory: Path) -> None:
-    """Draw `learning.svg` from the run's metrics.jsonl."""
-    lines = [json.loads(line) for line in (directory / METRICS).read_text("utf-8").splitlines()]
+    """Draw `learning.svg` from the validations in the run's record."""
+    lines = validations(read_record(directory))
     epochs = [line["epoch"] for line in lines]
     with mpl.rc_context({"svg.hashsalt": "quorem", "font.size": 9}):
         figure = Figure(figsize=(8, 3), layout="constrained")

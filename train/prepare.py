@@ -1,49 +1,40 @@
 """Prepare: a recipe's rows become a schema, its vocabularies and classes, and the tensors that training reads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
 
 from ..protos import manifest_pb2 as pb
 from ..protos.encode import Encoded
-from ..protos.errors import DataError
-from ..protos.ids import Int64s
+from ..protos.errors import DataError, RecipeError
 from .columns import column_types
 from .data import DataConfig, Facts, read
-from .features import Rows, Vocabularies, encode_table, fit_schema, groups_of, model_rows, numbers_of
+from .encode.prepared import Opened
+from .encode.source import Cached
+from .features import Rows, Vocabularies, groups_of, model_rows, numbers_of
+from .fit import encode_table
+from .kept import CALIBRATION_ROWS, REFERENCE_ROWS, VALIDATION_ROWS, Kept, keep
 from .recipe import Recipe
+from .reserve import Grown, fit_fresh, hold_reserve
 from .semantic import Semantics, read_semantics
-
-CALIBRATION_ROWS, VALIDATION_ROWS, REFERENCE_ROWS = 4096, 65_536, 2048
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Rows of a split that stay as a graph takes them, evenly spaced, in order.
-
-    places: (R,) int64, their numbers in the split. raw: R rows.
-    """
-
-    places: Int64s
-    raw: Encoded
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Everything that training needs of the data; the raw tables are let go.
 
-    semantics: the classes of the fields whose scheme is semantic. heldout: the test rows, or the validation rows where
-    there is no test split. calibration, validation, reference: of train, valid and heldout, what a run directory keeps.
+    semantics: the classes of the fields whose scheme is semantic. train: in memory, or in a cache. heldout: the test
+    rows, or the validation rows where there is no test split. calibration, validation, reference: of train, valid and
+    heldout, what a run directory keeps.
     """
 
     schema: pb.Schema
     vocabularies: Vocabularies
     semantics: Mapping[str, Semantics]
-    train: Rows
+    train: Rows | Cached
     valid: Rows
     heldout: Rows
     calibration: Kept
@@ -52,21 +43,28 @@ class Prepared:
     facts: Facts
 
 
-def prepare(recipe: Recipe, base: Path) -> Prepared:
-    """Read, fit and encode the rows of a recipe whose relative paths start from `base`.
+def prepare(recipe: Recipe, base: Path, fit: Callable[[Recipe, pa.Table], Grown] = fit_fresh) -> Prepared:
+    """Read, fit and encode the rows of a recipe whose relative paths start from `base`; or open the cache it names.
 
     Raises:
         DataError: rows that break a rule; validation rows of one class.
         InputError: a bag or an id that the schema refuses.
-        WrongClasses, NotComplementary: see semantic.py.
+        WrongClasses, NotComplementary: see semantic.py. ArtifactError, RecipeError: a cache, see encode/prepared.py.
     """
     data, features = recipe.data, recipe.features
+    if data.cache is not None:
+        if fit is not fit_fresh:
+            raise RecipeError(
+                "a cache holds the ids of its own vocabularies, and a run goes on with those of the run before it",
+                found="both",
+                where="data.cache, --from",
+                remedy="Leave the cache out: --from reads the new rows themselves",
+            )
+        return _from_cache(recipe, base)
     splits = read(data, list(features), base, column_types(features))
-    schema, vocabularies, encoded = fit_schema(features, splits.train)
+    schema, vocabularies, encoded = fit(recipe, splits.train)
     if len(splits.train) < 2:
-        raise DataError(
-            "there are at least two rows to learn from", found=str(len(splits.train)), where="training split"
-        )
+        raise _too_few(len(splits.train))
     semantics = read_semantics(recipe.embedding, features, base, schema, vocabularies, splits.train)
     train = _rows(data, schema, vocabularies, encoded, splits.train)
     heldout_table = splits.valid if splits.test is None else splits.test
@@ -85,11 +83,22 @@ def prepare(recipe: Recipe, base: Path) -> Prepared:
     return Prepared(schema, vocabularies, semantics, train, valid, heldout, *kept, splits.facts)
 
 
-def keep(raw: Encoded, most: int) -> Kept:
-    """At most so many rows, from the first to the last."""
-    count = len(raw.ids)
-    places = np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
-    return Kept(places, Encoded(raw.ids[places], raw.dense[places]))
+def _from_cache(recipe: Recipe, base: Path) -> Prepared:
+    opened = Opened(recipe, base)
+    schema = opened.cache.fitted()
+    hold_reserve(schema, recipe)
+    semantics = read_semantics(recipe.embedding, recipe.features, base, schema, opened.vocabularies, None)
+    train, valid = opened.split("train"), opened.split("valid").in_memory()
+    if len(train) < 2:
+        raise _too_few(len(train))
+    _check_classes(valid)
+    heldout = opened.split("test").in_memory() if "test" in opened.cache.splits else valid
+    kept = (opened.kept("calibration"), opened.kept("validation"), opened.kept("reference"))
+    return Prepared(schema, opened.vocabularies, semantics, train, valid, heldout, *kept, opened.facts)
+
+
+def _too_few(rows: int) -> DataError:
+    return DataError("there are at least two rows to learn from", found=str(rows), where="training split")
 
 
 def _rows(data: DataConfig, schema: pb.Schema, vocabularies: Vocabularies, encoded: Encoded, table: pa.Table) -> Rows:

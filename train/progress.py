@@ -1,26 +1,30 @@
-"""The progress of a run: a bar with loss, AUC, rows/s and time left; a line per epoch; metrics.jsonl."""
+"""The progress of a run: a bar with loss, AUC, rows/s, GPU memory and time left; a line per epoch; its record."""
 
-import json
 import math
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
-from ..protos.manifest import write_atomically
+from .board import Board
 from .checkpoint import Progress as Checkpointed
-
-METRICS = "metrics.jsonl"
+from .record import STEP, VALIDATION, Record
+from .streaming import StreamingAuc
 
 
 class Display:
-    """Shows a run on the terminal (stderr) and appends one JSON line per epoch to the run's metrics.jsonl."""
+    """Shows a run on the terminal (stderr), writes its metrics.jsonl and, where there is one, to TensorBoard."""
 
     def __init__(self, directory: Path, console: Console) -> None:
-        self.console, self.path = console, directory / METRICS
-        self.best_auc, self.rate, self.rows, self.since = float("nan"), 0.0, 0, time.perf_counter()
+        self.console, self.record, self.board = console, Record(directory), Board(directory)
+        self.best_auc, self.auc, self.rate = float("nan"), StreamingAuc(), 0.0
+        self.number, self.batches, self.batch = 0, 0, 0  # epoch, its batches, those done
+        self.rows, self.fresh = 0, 0  # of all epochs; of this one, by this process
+        self.earlier, self.began, self.since = 0.0, None, 0.0  # seconds of other processes; when this one began
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -34,37 +38,79 @@ class Display:
 
     def __enter__(self) -> Self:
         """Start drawing."""
+        self.board.open()
         self.bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop drawing, whatever happened."""
         self.bar.stop()
+        self.board.close()
 
     def resumed(self, progress: Checkpointed) -> None:
-        """The run goes on: lines of epochs that the checkpoint does not know are dropped, whole or half-written."""
+        """The run goes on: its record goes back to what the checkpoint knows."""
         self.best_auc = progress.best_auc if progress.best_epoch else float("nan")
-        lines = self.path.read_text("utf-8").splitlines()[: progress.epoch] if self.path.exists() else []
-        write_atomically(self.path, "".join(f"{line}\n" for line in lines).encode())
+        if last := self.record.cut(progress.epoch, progress.batch):
+            self.earlier = last["seconds"]
 
-    def epoch(self, number: int, batches: int, done: int) -> None:
-        """An epoch begins, `done` of its batches behind it."""
-        self.rows, self.since = 0, time.perf_counter()
+    def epoch(self, number: int, batches: int, done: int, rows: int) -> None:
+        """An epoch begins, `done` of its batches behind it, and so many rows of all epochs."""
+        self.number, self.batches, self.batch, self.rows = number, batches, done, rows
+        self.fresh, self.since, self.auc = 0, time.perf_counter(), StreamingAuc()
+        self.began = self.since if self.began is None else self.began
         self.bar.reset(self.task, total=batches, completed=done, description=f"epoch {number}")
 
-    def step(self, batches: int, rows: int, loss: float) -> None:
-        """So many batches and rows more are done."""
-        self.rows += rows
-        self.rate = self.rows / max(time.perf_counter() - self.since, 1e-9)
-        best = "" if math.isnan(self.best_auc) else f"best AUC {self.best_auc:.5f}  "
-        self.bar.update(self.task, advance=batches, told=f"loss {loss:.4f}  {best}{self.rate:,.0f} rows/s")
+    def seen(self, logits: Tensor, labels: Tensor, weights: Tensor | None) -> None:
+        """A batch, (B,) each, scored as it was learned from."""
+        self.auc.add(logits, labels, weights)
+
+    def step(self, batches: int, rows: int, loss: float, lr: float) -> None:
+        """So many batches and rows more are done; mean loss of the epoch so far."""
+        self.batch, self.rows, self.fresh = self.batch + batches, self.rows + rows, self.fresh + rows
+        self.rate = self.fresh / max(time.perf_counter() - self.since, 1e-9)
+        auc, place = self.auc.value(), self._place(lr)
+        self.record.add(STEP, {**place, "loss": loss, "auc": auc})
+        shown = {
+            "train/loss": loss,
+            "train/auc": auc,
+            **{name: place.get(name) for name in ("rows_per_s", "gpu_bytes")},
+        }
+        self.board.add(place["step"], shown | {"lr": lr})
+        told = [f"loss {loss:.4f}"]
+        told += [f"{name} {each:.5f}" for name, each in (("AUC", auc), ("best", self.best_auc)) if not math.isnan(each)]
+        told += [f"{self.rate:,.0f} rows/s", *_memory(place.get("gpu_bytes"))]
+        self.bar.update(self.task, advance=batches, told="  ".join(told))
+
+    def warned(self, told: str) -> None:
+        """Something went wrong, and the run goes on."""
+        Console(stderr=True, soft_wrap=True).print(told, style="yellow", highlight=False, markup=False)
 
     def validated(self, epoch: int, loss: float, metrics: dict[str, float], lr: float, best: bool) -> None:
         """An epoch ended with these metrics on the validation rows."""
         if best:
             self.best_auc = metrics["auc"]
-        line = {"epoch": epoch, "train_loss": loss, **metrics, "lr": lr, "best": best, "rows_per_s": round(self.rate)}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        auc, place = self.auc.value(), self._place(lr)
+        self.record.add(VALIDATION, {**place, "train_loss": loss, "train_auc": auc, **metrics, "best": best})
+        self.board.add(place["step"], {f"valid/{name}": value for name, value in metrics.items()})
         told = f"epoch {epoch:3}  loss {loss:.4f}  valid AUC {metrics['auc']:.5f}  logloss {metrics['logloss']:.4f}"
-        self.console.print(f"{told}  {self.rate:,.0f} rows/s{'  best' if best else ''}", highlight=False)
+        told = "  ".join([told, f"{self.rate:,.0f} rows/s", *_memory(place.get("gpu_bytes"))])
+        self.console.print(f"{told}{'  best' if best else ''}", highlight=False)
+
+    def _place(self, lr: float) -> dict[str, Any]:
+        """Where the run is, as the record has it."""
+        place: dict[str, Any] = {
+            "step": (self.number - 1) * self.batches + self.batch,
+            "epoch": self.number,
+            "batch": self.batch,
+            "rows": self.rows,
+            "seconds": round(self.earlier + time.perf_counter() - (self.began or self.since), 3),
+            "rows_per_s": round(self.rate),
+            "lr": lr,
+        }
+        if torch.cuda.is_initialized():
+            place["gpu_bytes"] = torch.cuda.max_memory_allocated()
+        return place
+
+
+def _memory(gpu_bytes: int | None) -> list[str]:
+    return [] if gpu_bytes is None else [f"GPU {gpu_bytes / 2**30:.1f} GiB"]

@@ -19,6 +19,7 @@ class FeatureConfig(Section):
     encoding: Literal["id", "hash", "vocabulary"] | None = None
     values: Literal["string", "integer"] | None = None
     min_count: int = Field(default=1, ge=1, lt=2**32)
+    reserve: float | None = Field(default=None, ge=0, le=1000)
     size: int | None = Field(default=None, ge=1, lt=2**63 - 1)
     out_of_range: Literal["rare", "error"] = "rare"
     buckets: int | Literal["log2"] | None = None
@@ -40,9 +41,11 @@ class FeatureConfig(Section):
             if self.encoding is None:
                 raise ValueError("a categorical or bag feature names its `encoding`: id, hash or vocabulary")
             allowed = {"encoding", "values"}
-            allowed |= {"id": {"size", "out_of_range"}, "hash": {"buckets", "seed"}, "vocabulary": {"min_count"}}[
-                self.encoding
-            ]
+            allowed |= {
+                "id": {"size", "out_of_range"},
+                "hash": {"buckets", "seed"},
+                "vocabulary": {"min_count", "reserve"},
+            }[self.encoding]
             if self.encoding == "id" and (self.size is None or self.values == "string"):
                 raise ValueError('encoding = "id" needs `size` and takes integers')
             if self.encoding == "hash" and not (isinstance(self.buckets, int) and 1 <= self.buckets < 2**63):
@@ -164,6 +167,8 @@ class EmbeddingConfig(Section):
         code has it.
     spread: standard deviation of fresh first tables, and of all tables that are added or stand side by side.
     deviation: standard deviation, around one, of mult's later tables.
+    reserve: ids that a vocabulary holds free for values of later rows (`quorem train --from`), as a share of those it
+        keeps; a feature may say its own. Semantic fields hold none: a free id has no classes.
     """
 
     scheme: Scheme = "full"
@@ -181,6 +186,7 @@ class EmbeddingConfig(Section):
     init: Literal["auto", "matched", "reference"] = "auto"
     spread: float = Field(default=1e-4, gt=0)
     deviation: float = Field(default=0.1, ge=0)
+    reserve: float = Field(default=0.0, ge=0, le=1000)
     fields: dict[str, FieldConfig] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -213,12 +219,17 @@ class TrainConfig(Section):
     l2: weight of half the squared norm of embedding rows beside the mean loss: its gradient is l2 x row. First-order
         tables count; the later tables of `mult` are pulled to one, which is neutral there, instead of zero.
     l2_rows: over the rows that a batch looks up, or over whole tables, as published recipes were tuned.
+    sparse_rows: packed tables of so many rows or more learn row by row: a step costs what a batch looks up, not what
+        the tables hold. For Adagrad and row-wise Adagrad that changes nothing but the time; Adam and AMSGrad are lazy
+        there (row_steps.py). L2 over whole tables moves every row: with it none does.
     optimizer: rowwise_adagrad keeps one number a row of the tables (Adagrad's, averaged over the row), and is Adagrad
         for all else.
     precision: of the layers while they learn; evaluation and what is written are fp32. bf16 pays on processors that
         multiply such matrices.
     lr_decay: factor on the learning rate after an epoch that did not better the validation AUC.
     patience: epochs in a row without a better validation AUC before training stops.
+    checkpoint_minutes: how often, beside the end of an epoch, a checkpoint is written: what a killed run loses at most.
+    keep_state: whether the run directory keeps the optimizer's last state, for runs that go on from it.
     """
 
     optimizer: Literal["adam", "amsgrad", "adagrad", "rowwise_adagrad"] = "adam"
@@ -230,7 +241,10 @@ class TrainConfig(Section):
     lr_decay: float = Field(default=0.1, gt=0, le=1)
     l2: float = Field(default=0.0, ge=0)
     l2_rows: Literal["batch", "all"] = "batch"
+    sparse_rows: int = Field(default=250_000, ge=0)
     seed: int = Field(default=1, ge=0, lt=2**63)
+    checkpoint_minutes: float = Field(default=10.0, ge=0)
+    keep_state: bool = False
 
 
 class Recipe(Section):
@@ -256,6 +270,9 @@ class Recipe(Section):
             raise ValueError(f"a feature's name has 1 to {NAME_LIMIT} printable characters; found {wrong[0][:200]!r}")
         if strange := sorted(set(self.search.fields) - set(known)):
             raise ValueError(f"[search.fields] names {', '.join(strange)}; features with ids are {', '.join(known)}")
+        semantic = [name for name, field in self.embedding.fields.items() if field.scheme == "semantic"]
+        if held := [name for name in semantic if self.features[name].reserve]:
+            raise ValueError(f"feature {held[0]} holds a `reserve`, and its free ids would have no semantic classes")
         if not self.model.first_order and "first_order" in self.embedding.model_fields_set:
             raise ValueError(f"{self.model.name} has no first-order term; leave embedding.first_order out")
         return self

@@ -21,6 +21,9 @@ FOUND_LENGTH = 120
 LATER = {  # keys that recipes have not always had, written where they differ: studies know their runs by this text
     ("data", "synthetic", "shares"): [0.5, 0.3, 0.2],
     ("model", "unify"): "linear",
+    ("embedding", "reserve"): 0.0,
+    ("train", "checkpoint_minutes"): 10.0,
+    ("train", "keep_state"): False,
 }
 REMEDIES = {  # pydantic's kinds of complaint -> what to do
     "missing": "Add the key",
@@ -76,7 +79,7 @@ def to_toml(recipe: Recipe, base: Path, *, search: bool | None = None) -> str:
     Its section [search] stands there where the recipe says one, or as `search` has it.
     """
     content = recipe.model_dump(mode="json", exclude_none=True)
-    places = [(content["data"], key) for key in ("train", "valid", "test", "path")]
+    places = [(content["data"], key) for key in ("train", "valid", "test", "path", "cache")]
     places += [(field, "table") for field in content["embedding"]["fields"].values()]
     for section, key in places:
         if (place := section.get(key)) and not place.startswith(("/", "$", "~")):

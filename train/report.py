@@ -1,6 +1,8 @@
 """The report of a finished run: tables by field, their bytes and collisions, and the metrics; a table or JSON."""
 
+import math
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -79,6 +81,9 @@ def print_report(manifest: pb.Manifest, facts: dict[str, Any]) -> None:
         )
     for feature, told in facts.get("semantic", {}).items():
         console.print(_classes(feature, told["remainder"], told["unused_rows"]))
+    if before := facts.get("from"):
+        for line in _before(before):
+            console.print(line, soft_wrap=True)
     for split in ("valid", "test"):
         if report[split]:
             told = "  ".join(f"{name} {value:.5f}" for name, value in report[split].items())
@@ -86,6 +91,20 @@ def print_report(manifest: pb.Manifest, facts: dict[str, Any]) -> None:
     for name in ("optimal_auc", "optimal_logloss"):
         if name in facts:
             console.print(f"{name.replace('_', ' ')} of the planted model: {facts[name]:.5f}")
+
+
+def _before(facts: dict[str, Any]) -> Iterator[str]:
+    """What the run that was gone on from gave, and how it did on the new rows."""
+    yield f"from {facts['run']}; the optimizer's state: {facts['optimizer']}"
+    for feature, told in facts["vocabularies"].items():
+        if told["new"] or told["turned_away"]:
+            line = f"{feature}: new values that took ids of the reserve: {told['new']:,}, ids left: {told['left']:,}"
+            away = f"; {told['turned_away']:,} more found none and stay rare: train afresh, with a larger `reserve`"
+            yield line + (away if told["turned_away"] else "")
+    for split in ("valid", "test"):
+        if split in facts:
+            auc, loss = facts[split].get("auc", math.nan), facts[split]["logloss"]
+            yield f"{split:5}  auc {auc:.5f}  logloss {loss:.5f}  before"
 
 
 def _joined(field: dict[str, Any]) -> str:

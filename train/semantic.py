@@ -56,7 +56,7 @@ def read_semantics(
     base: Path,
     schema: pb.Schema,
     vocabularies: Mapping[str, VocabularyValues],
-    train: pa.Table,
+    train: pa.Table | None,
 ) -> dict[str, Semantics]:
     """The classes of every field whose scheme is semantic.
 
@@ -66,7 +66,7 @@ def read_semantics(
         base: the directory that relative paths start from.
         schema: fitted to the training rows, with its vocabularies.
         vocabularies: their values.
-        train: the training rows, in which an error looks up what a value was.
+        train: the training rows, in which an error looks up what a string was; None where they are not at hand.
 
     Raises:
         DataError: no such file or column. WrongClasses: ids without a row, or with two that differ.
@@ -93,7 +93,7 @@ class _Reader:
         field: FieldConfig,
         base: Path,
         vocabulary: VocabularyValues | None,
-        train: pa.Table,
+        train: pa.Table | None,
     ) -> None:
         name, kind = feature.name, feature.WhichOneof("encoding")
         self.where = f"embedding.fields.{name}"
@@ -209,6 +209,8 @@ class _Reader:
         raw = [int(self.vocabulary.values[places[id - 1]]) for id in ids]
         if self.config.integers:
             return [_told(None if each == MISSING else each) for each in raw]
+        if self.train is None:
+            return [f"the string whose hash is {each}" for each in raw]
         name = self.feature.name
         strings = to_columns(self.train.select([name]), {name: self.config})[name].strings or []
         texts = dict(zip(raw64_of_strings(strings).tolist(), strings, strict=True))

@@ -4,29 +4,33 @@ Legend: B rows of a batch; T id slots of all fields (one a categorical, `max_len
 G groups (packing.py); S slots of a group's fields; D dim. Ids are int64 from end to end; -1 pads a bag.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import reduce
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding
 
 from ..protos import manifest_pb2 as pb
 from ..protos.collisions import Int32s
 from ..protos.manifest import class_name
 from ..protos.packing import Group, groups
 from ..protos.plan import SIDE_BY_SIDE
+from .distributed import add_up
 from .functions import apply_functions
 from .initial import Init, draw
+from .join import join
+from .lookup import Lookup, Spread
 
+LARGEST_SPREAD = 2**62  # ids of all slots together: their sums are int64
 Slots = Mapping[str, tuple[int, int]]  # feature -> (first slot, slots)
+Looked = dict[Hashable, tuple[list[Lookup], Spread | None]]  # what a batch looked up in groups that lie alike
 
 
 class Touched(NamedTuple):
-    """What a batch looked up in a packed table of `size` rows.
+    """What a batch looked up in a packed table of `size` rows whose gradient is dense.
 
     vectors: (B, S, width) float32. rows: (B, S) int64. real: (B, S) bool, False at padding; None: no padding.
     """
@@ -53,7 +57,12 @@ class Partition(nn.Module):
         tables = [field.tables[number] for field in fields]
         self.starts = np.cumsum([0, *(table.rows for table in tables)]).tolist()
         self.weight = nn.Parameter(torch.empty(self.starts[-1], tables[0].dim))
+        self.sparse = False  # whether its gradient is
         self.divides = any(table.divide != 1 for table in tables)
+        # A full table, and one of the highest digits, has a row for whatever it is given: nothing wraps around.
+        self.wraps = any(
+            -(-field.cardinality // table.divide) > table.rows for field, table in zip(fields, tables, strict=True)
+        )
         self.divide: Tensor
         self.modulus: Tensor
         self.offset: Tensor
@@ -75,11 +84,18 @@ class Partition(nn.Module):
                 name, torch.from_numpy(np.repeat(np.array(values, np.int64), lengths)), persistent=False
             )
 
-    def rows(self, ids: Tensor) -> Tensor:
-        """Rows of the packed table for ids (B, S) int64: (id // divide) % rows + offset, or classes[id + offset]."""
+    def rows(self, ids: Tensor, slots: Tensor | None = None) -> Tensor:
+        """Rows of the packed table for ids (B, S) int64: (id // divide) % rows + offset, or classes[id + offset].
+
+        With `slots`, (U,) int64, for ids (U,) of those slots.
+        """
+        divide, modulus, offset = self.divide, self.modulus, self.offset
+        if slots is not None:
+            divide, modulus, offset = (each.index_select(0, slots) for each in (divide, modulus, offset))
         if self.classes is not None:
-            return self.classes[ids + self.offset]
-        return (ids // self.divide if self.divides else ids) % self.modulus + self.offset
+            return self.classes[ids + offset]
+        quotients = ids // divide if self.divides else ids
+        return (quotients % modulus if self.wraps else quotients) + offset
 
     def tables(self) -> Iterator[tuple[pb.Field, Tensor]]:
         """Every field with its table (rows, width), a view without gradient."""
@@ -123,6 +139,18 @@ class PackedGroup(nn.Module):
                 self.stretches.append((end, end + length, mean))
             end += length
         self.pools = any(mean is not None for *_, mean in self.stretches)
+        counts = [field.cardinality for field, (_, length) in zip(own, spans, strict=True) for _ in range(length)]
+        starts = list(accumulate(counts, initial=0))
+        self.spreads = group.depth > 1 and not self.pools and starts[-1] < LARGEST_SPREAD
+        self.starts: Tensor
+        self.register_buffer("starts", torch.tensor(starts if self.spreads else [0]), persistent=False)
+        self.layout: Hashable = (
+            tuple(columns),
+            *(
+                tuple((f.feature, *(getattr(f.tables[j], key) for key in ("divide", "rows", "classes"))) for f in own)
+                for j, own in ((each.number, each.fields) for each in self.packed())
+            ),
+        )  # groups of one layout look the same rows up
 
     def packed(self) -> Iterator[Partition]:
         """The partitions, typed."""
@@ -142,36 +170,54 @@ class PackedGroup(nn.Module):
         whole = [partition.weight for partition in self.packed()]
         return whole[:1] if self.group.combine == pb.PATH else whole
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, list[Touched]]:
-        """Composed and pooled vectors of ids (B, T) int64.
+    def lookups(self, ids: Tensor) -> tuple[list[Lookup], Spread | None]:
+        """The rows of each partition for ids (B, T) int64, (B, slots); or, (1, U), for each distinct id of a slot.
 
-        Returns:
-            (B, fields, D) float32, and what was looked up in tables that L2 pulls.
+        The second is for large tables that learn: what joins their rows, and learns from it, is done once an id.
         """
-        ids = ids[:, self.columns]
+        ids = ids.index_select(1, self.columns)
+        if self.spreads and torch.is_grad_enabled() and not ids.is_cuda and any(each.sparse for each in self.packed()):
+            return self._once_an_id(Spread(ids, self.starts))
         real = ids >= 0 if self.pools else None
         known = ids if real is None else ids.clamp(min=0)
-        parts, touched = list[Tensor](), list[Touched]()
-        for partition in self.packed():
-            rows = partition.rows(known[:, : partition.slots])
-            if parts and self.group.combine == pb.PATH:
-                parts = [apply_functions(partition.weight, rows, parts[0], self.group.hidden)]
-                continue
-            parts.append(embedding(rows, partition.weight))  # (B, slots, width)
-            own = None if real is None else real[:, : partition.slots]
-            touched.append(Touched(parts[-1], rows, own, len(partition.weight)))
-        vectors = torch.cat(parts, dim=2) if self.group.combine in SIDE_BY_SIDE else reduce(self._join, parts)
-        return (vectors if real is None else self._pool(vectors, real)), touched
+        found = list[Lookup]()
+        for each in self.packed():
+            own = None if real is None else real[:, : each.slots]
+            found.append(Lookup(each.rows(known[:, : each.slots]), own, len(each.weight)))
+        return found, None
 
-    def _join(self, vectors: Tensor, part: Tensor) -> Tensor:
-        """(B, S, D) and a later table's (B, slots, D), of the first fields -> (B, S, D)."""
-        count = part.shape[1]
-        head = vectors[:, :count]
-        if self.group.combine == pb.ADD:
-            head = head + part
-        else:
-            head = torch.addcmul(head, head, part) if self.centre else head * part
-        return head if count == vectors.shape[1] else torch.cat([head, vectors[:, count:]], dim=1)
+    def _once_an_id(self, spread: Spread) -> tuple[list[Lookup], Spread]:
+        found = list[Lookup]()
+        for each in self.packed():
+            count = int(torch.searchsorted(spread.slots, each.slots))  # ids of the first slots come first
+            rows = each.rows(spread.ids[:count], spread.slots[:count])
+            found.append(Lookup(rows.unsqueeze(0), None, len(each.weight)))
+        return found, spread
+
+    def forward(self, lookups: Sequence[Lookup], spread: Spread | None) -> tuple[Tensor, list[Touched]]:
+        """Composed and pooled vectors of what is looked up in each partition.
+
+        Returns:
+            (B, fields, D) float32, and what was looked up in tables that L2 pulls by their dense gradient.
+        """
+        parts, touched = list[Tensor](), list[Touched]()
+        for partition, lookup in zip(self.packed(), lookups, strict=True):
+            if parts and self.group.combine == pb.PATH:
+                parts = [apply_functions(partition.weight, lookup.rows, parts[0], self.group.hidden)]
+                continue
+            parts.append(lookup.take(partition.weight, sparse=partition.sparse))  # (B, slots, width)
+            if not partition.sparse:
+                touched.append(Touched(parts[-1], lookup.rows, lookup.real, lookup.size))
+        vectors = parts[0]
+        if self.group.combine in SIDE_BY_SIDE and len(parts) > 1:
+            vectors = torch.cat(parts, dim=2)
+        elif len(parts) > 1:
+            kind = "add" if self.group.combine == pb.ADD else "deviation" if self.centre else "mult"
+            for part in parts[1:]:
+                vectors = join(vectors, part, kind)
+        if spread is not None:
+            vectors = spread.out(vectors.squeeze(0))
+        return (vectors if lookups[0].real is None else self._pool(vectors, lookups[0].real)), touched
 
     def _pool(self, vectors: Tensor, real: Tensor) -> Tensor:
         """(B, S, D) -> (B, fields, D): each bag's slots summed or averaged; an empty bag is the zero vector."""
@@ -208,11 +254,16 @@ class Tables(nn.Module):
             assert isinstance(group, PackedGroup)
             yield group
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, list[Touched]]:
-        """(B, T) int64 -> (B, sum of dims) float32, and the rows that were looked up."""
-        parts, touched = list[Tensor](), list[Touched]()
+    def forward(self, ids: Tensor, looked: Looked | None = None) -> tuple[Tensor, list[Touched]]:
+        """(B, T) int64 -> (B, sum of dims) float32, and the rows that were looked up in tables of dense gradients.
+
+        `looked` is what other tables looked up for the same ids, by layout, and takes what is looked up here.
+        """
+        parts, touched, known = list[Tensor](), list[Touched](), {} if looked is None else looked
         for group in self.packed():
-            vectors, rows = group(ids)
+            if group.layout not in known:
+                known[group.layout] = group.lookups(ids)
+            vectors, rows = group(*known[group.layout])
             parts.append(vectors.flatten(1))
             touched += rows
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)), touched
@@ -227,13 +278,14 @@ class Tables(nn.Module):
 
 
 def l2_of_rows(touched: Sequence[Touched]) -> Tensor:
-    """Half the squared norm of the distinct rows that a batch looked up.
+    """Half the squared norm of the distinct rows that a batch looked up, in one table or more.
 
-    Each look-up counts its share of the row, so that nothing is sorted and no device is waited for.
+    Each look-up counts its share of the row, so that nothing is sorted and no device is waited for. Of several ranks
+    each has its look-ups' part of the norm of the whole batch.
     """
     norms = list[Tensor]()
     for vectors, rows, real, size in touched:
         ones = torch.ones_like(rows, dtype=vectors.dtype) if real is None else real.to(vectors.dtype)
-        counts = ones.new_zeros(size).index_add_(0, rows.flatten(), ones.flatten())
+        counts = add_up(ones.new_zeros(size).index_add_(0, rows.flatten(), ones.flatten()))
         norms.append((vectors.square().sum(2) * ones / counts[rows].clamp(min=1)).sum() / 2)
     return torch.stack(norms).sum()

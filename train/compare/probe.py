@@ -1,7 +1,6 @@
 """The probe: how long a kind of run takes that nothing is known of, from short ones of its kind on few rows."""
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -11,8 +10,8 @@ from pathlib import Path
 from ...protos.errors import QuoremError
 from ...protos.partitions import LARGEST_ID
 from .. import data
-from ..progress import METRICS
 from ..recipe_file import read_recipe, to_toml
+from ..record import read_record, validations
 from .children import Children, Task
 from .estimate import Costs
 from .results import last_words
@@ -84,8 +83,8 @@ def _guess(run: Run, took: Sequence[tuple[Task, float]]) -> float:
     few, whole = _rows(run, _few(run)), _rows(run, ())
     if run.verb == "search":
         return extrapolate_search(seconds, whole["train"] / few["train"], run.epochs)
-    lines = (took[0][0].out / METRICS).read_text("utf-8").splitlines()
-    probed = Probed(seconds[0], [json.loads(line)["rows_per_s"] for line in lines])
+    epochs = validations(read_record(took[0][0].out))
+    probed = Probed(seconds[0], [epoch["rows_per_s"] for epoch in epochs])
     return probed.extrapolate((few["train"], few["valid"]), (whole["train"], whole["valid"]), run.epochs)
 
 

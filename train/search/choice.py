@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...protos import manifest_pb2 as pb
 from ...protos.plan import parameters_at
-from ..loop import generator_of
+from ..batches import generator_of
 from .config import SearchConfig
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
+from ..batches import batch_of, batches_of, shuffled
 from ..checkpoint import checkpoint_tensors, part, prefixed, save_tensors
 from ..features import Rows
-from ..loop import Interrupted, Place, batch_of, batches_of, no_number, shuffled, stop_signals
-from ..optimizer import load_state_tensors, make_optimizer, state_tensors
+from ..loop import Interrupted, Place, no_number, stop_signals
+from ..optimizer import load_state_tensors, make_optimizer, sparse_from, state_tensors
 from ..recipe import Recipe
 from .choice import Choice
 from .schedule import Step, steps
@@ -93,6 +94,7 @@ class _Learning:
         self.optimizer = make_optimizer(self.training, tables, others)
         self.learner = Adam(net.choice.parameters(), lr=self.config.lr)
         net.model.penalise = self.training.l2 > 0 and self.training.l2_rows == "batch"
+        net.model.sparsify(sparse_from(self.training))
         self.validation = _Validation(len(valid), self.training.batch, self.training.seed, valid.labels.device)
         self.valid_loss: Tensor | None = None
 

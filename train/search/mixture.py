@@ -24,7 +24,7 @@ from ...protos import manifest_pb2 as pb
 from ...protos.collisions import Int32s
 from ...protos.errors import RecipeError
 from ...protos.plan import table_dims, vector_dims
-from ..tables import Slots, Tables, Touched
+from ..tables import Looked, Slots, Tables, Touched
 from .config import SearchConfig
 
 EPSILON, MOMENTUM = 1e-5, 0.1
@@ -73,9 +73,9 @@ class Mixture(Tables):
                 for each in self.maps:
                     nn.init.xavier_normal_(each, generator=generator)
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, list[Touched]]:
+    def forward(self, ids: Tensor, looked: Looked | None = None) -> tuple[Tensor, list[Touched]]:
         """(B, T) int64 -> (B, V * D) float32, and the rows that were looked up."""
-        values, touched = super().forward(ids)
+        values, touched = super().forward(ids, looked)
         if min(self.widths) < self.width:
             parts = values.split(self.widths, dim=1)
             values = torch.cat([pad(part, (0, self.width - part.shape[1])) for part in parts], dim=1)

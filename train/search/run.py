@@ -17,6 +17,7 @@ from ...protos import manifest_pb2 as pb
 from ...protos import plan, plan_directory
 from ..checkpoint import NAME as CHECKPOINT
 from ..directory import check_run, open_run
+from ..distributed import refuse_ranks
 from ..fresh import identity
 from ..loop import Interrupted, Place, evaluate_rows
 from ..prepare import Prepared, prepare
@@ -41,6 +42,7 @@ UNDECIDED, TINY = 0.95, 1e-12  # of the entropy of equal probabilities; and what
 
 def main(args: argparse.Namespace) -> int:
     """Run `quorem search`; returns the exit code."""
+    refuse_ranks("`quorem search`")
     began = time.monotonic()
     recipe, base = read_recipe(args.recipe, args.set, args.seed)
     device = choose_device(args.device)
@@ -107,7 +109,7 @@ def _search_autodim(
     quiet: bool,
 ) -> Found:
     net = make_supernet(recipe, prepared, wide, device)
-    train, valid = prepared.train.to(device), prepared.valid.to(device)
+    train, valid = prepared.train.in_memory().to(device), prepared.valid.to(device)
     open_run(out, resolved, resume=resume)
     if not resume:
         (out / HISTORY).unlink(missing_ok=True)

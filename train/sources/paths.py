@@ -20,7 +20,7 @@ def resolve(pattern: str, base: Path, key: str) -> tuple[Path, ...]:
     Raises:
         DataError: a variable is not set, or no such file is there.
     """
-    path = Path(_expand(pattern, key)).expanduser()
+    path = Path(expand(pattern, key)).expanduser()
     full = base / path
     if full.is_file():
         return (full,)
@@ -37,7 +37,9 @@ def resolve(pattern: str, base: Path, key: str) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def _expand(pattern: str, key: str) -> str:
+def expand(pattern: str, key: str) -> str:
+    """A path of the recipe with the values of its environment variables; `key` holds it, for errors."""
+
     def value(match: re.Match[str]) -> str:
         name = match[1] or match[2]
         if name not in os.environ:

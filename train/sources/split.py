@@ -80,10 +80,15 @@ def by_time(times: pa.ChunkedArray, split: ByTime, source: str) -> Mapping[str, 
     return _cut(np.argsort(values, kind="stable"), split)
 
 
-def _cut(order: NDArray[np.intp], split: _Shares) -> Mapping[str, Index]:
-    test, valid = (math.floor(Fraction(repr(share)) * len(order)) for share in (split.test, split.valid))
-    middle, end = len(order) - test - valid, len(order) - test
-    parts = {"train": order[:middle], "valid": order[middle:end], "test": order[end:]}
+def sizes(rows: int, split: ByShare | ByTime) -> tuple[int, int, int]:
+    """How many of so many rows are train, valid and test."""
+    test, valid = (math.floor(Fraction(repr(share)) * rows) for share in (split.test, split.valid))
+    return rows - test - valid, valid, test
+
+
+def _cut(order: NDArray[np.intp], split: ByShare | ByTime) -> Mapping[str, Index]:
+    train, valid, _ = sizes(len(order), split)
+    parts = {"train": order[:train], "valid": order[train : train + valid], "test": order[train + valid :]}
     return {name: np.sort(part).astype(np.int64) for name, part in parts.items()}
 
 

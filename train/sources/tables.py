@@ -31,9 +31,9 @@ def collect(parts: Sequence[tuple[str, Batches]], request: Request) -> tuple[pa.
         before = 0
         for whole in batches:
             batch = whole if request.rows is None else whole.slice(0, request.rows - count)
-            done.append(_conform(batch, request, source, before))
+            done.append(conform_batch(batch, request, source, before))
             if done[-1].schema != done[0].schema:
-                raise _changed(done[0].schema, done[-1].schema, source)
+                raise changed_type(done[0].schema, done[-1].schema, source)
             if request.time is not None:
                 times.append(batch.column(request.time))
             before += len(batch)
@@ -56,10 +56,11 @@ def collect(parts: Sequence[tuple[str, Batches]], request: Request) -> tuple[pa.
 def same_types(first: pa.Table, other: pa.Table, source: str) -> None:
     """Refuse a split whose columns have other types than those of the first."""
     if first.schema != other.schema:
-        raise _changed(first.schema, other.schema, source)
+        raise changed_type(first.schema, other.schema, source)
 
 
-def _conform(batch: pa.RecordBatch, request: Request, source: str, before: int) -> pa.RecordBatch:
+def conform_batch(batch: pa.RecordBatch, request: Request, source: str, before: int) -> pa.RecordBatch:
+    """The kept columns of a batch that begins after `before` rows of a source, of the types that encoding takes."""
     columns: dict[str, pa.Array] = {}
     for name in request.kept:
         place = Place(source, name, before)
@@ -73,7 +74,8 @@ def _conform(batch: pa.RecordBatch, request: Request, source: str, before: int) 
     return pa.RecordBatch.from_pydict(columns)
 
 
-def _changed(first: pa.Schema, other: pa.Schema, source: str) -> DataError:
+def changed_type(first: pa.Schema, other: pa.Schema, source: str) -> DataError:
+    """The error of a source whose columns have other types than those of the first."""
     name = next(name for name in first.names if first.field(name) != other.field(name))
     return DataError(
         "a column has one type in all files",

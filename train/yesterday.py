@@ -1,0 +1,160 @@
+"""Yesterday's model: a finished run that a new one goes on from, with its plan, net, schema and weights."""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..protos import manifest as manifests
+from ..protos import manifest_pb2 as pb
+from ..protos import nets
+from ..protos.errors import Malformed, NetError, RecipeError, WrongClasses
+from ..protos.ids import VocabularyValues
+from .checkpoint import part
+from .directory import RECIPE, STATE, WEIGHTS
+from .layers import weights_of
+from .model import Model
+from .optimizer import sparse_from
+from .recipe import Recipe, TrainConfig
+from .recipe_file import read_recipe
+from .reserve import Grown, grow_schema
+
+SAME = ("features", "embedding", "model")  # sections that decide what the weights mean
+
+
+@dataclass(frozen=True)
+class Yesterday:
+    """A finished run, verified.
+
+    sha256: of its manifest.json. weights: every tensor of its weights.safetensors, by name.
+    train: how it was trained.
+    """
+
+    path: Path
+    manifest: pb.Manifest
+    sha256: str
+    weights: Mapping[str, Tensor]
+    train: TrainConfig
+
+    def grow(self, recipe: Recipe, table: pa.Table) -> Grown:
+        """The run's schema and vocabularies for new training rows, and the rows encoded: see reserve.py."""
+        schema, vocabularies = self.manifest.schema, dict[str, VocabularyValues]()
+        for feature in schema.features:
+            if feature.WhichOneof("encoding") == "vocabulary":
+                values, ids = (self.weights[f"vocabulary.{feature.name}.{role}"].numpy() for role in ("values", "ids"))
+                vocabularies[feature.name] = VocabularyValues(values, ids)
+        return grow_schema(schema, vocabularies, recipe.features, table)
+
+    @torch.no_grad()
+    def hand_over(self, model: Model, negative_rate: float) -> None:
+        """Put the weights into a fresh model of the same plan and net.
+
+        The logarithm of a negative rate stands in the last bias of what a run writes; it is taken out again, so that
+        the model scores rows of which that share of the negatives was kept.
+
+        Raises:
+            NetError, WrongClasses: the model is another one, though the recipe reads the same.
+        """
+        if model.net != self.manifest.net:
+            raise NetError(
+                "a run goes on with the net that it was trained with",
+                found="other layers, from the same recipe",
+                where=str(self.path),
+                remedy="Train afresh: another version of quorem makes other layers",
+            )
+        for name, classes in model.classes.items():
+            if not np.array_equal(classes, self.weights[name].numpy()):
+                raise WrongClasses(
+                    "a run goes on with the classes that it was trained with",
+                    found="others",
+                    where=f"{self.path}, {name}",
+                    remedy="Name the same class table, or train afresh",
+                )
+        for prefix, tables in zip(("embedding", "first_order"), model.tables(), strict=False):
+            for group in tables.packed():
+                for partition in group.packed():
+                    for field, table in partition.tables():
+                        given = self.weights[f"{prefix}.{field.feature}.{partition.number}"]
+                        table.copy_(given - group.centre if partition.number else given)
+        for layer in self.manifest.net.layers:
+            if (module := model.module_of(layer)) is not None:
+                for role, held in weights_of(module).items():
+                    held.copy_(self.weights[f"{layer.name}.{role}"])
+        model.shift_logit(nets.last_bias(self.manifest.net), -float(np.log(negative_rate)))
+
+    def optimizer_state(self, config: TrainConfig) -> tuple[dict[str, Tensor] | None, str]:
+        """The state of the optimizer as the run ended, if it was kept and fits; and what to tell of it.
+
+        Raises:
+            Malformed.
+        """
+        path = self.path / STATE
+        if not path.is_file():
+            return None, "fresh: that run kept none (train.keep_state)"
+        if config.optimizer != self.train.optimizer:
+            return None, f"fresh: {config.optimizer} cannot go on from that of {self.train.optimizer}"
+        if sparse_from(config) != sparse_from(self.train):
+            return None, "fresh: other tables are stepped row by row than were (train.sparse_rows, train.l2_rows)"
+        try:
+            with safe_open(path, "pt") as file:
+                names = [name for name in file.keys() if name.startswith("optimizer.")]  # noqa: SIM118  # no mapping
+                return part({name: file.get_tensor(name) for name in names}, "optimizer"), "carried on"
+        except SafetensorError as error:
+            raise Malformed(
+                "the state of an optimizer is a whole safetensors file",
+                found=str(error)[:200],
+                where=str(path),
+                remedy="Delete it: the optimizer begins afresh then",
+            ) from None
+
+
+def read_yesterday(path: Path, resolved: str) -> Yesterday:
+    """The run at `path`, for a recipe (resolved, as TOML) that differs from its own in data and training alone.
+
+    Raises:
+        RecipeError: the recipes differ in more; it names the keys. Or that run's cannot be read.
+        ArtifactError: not a run, or one that cannot be trusted.
+    """
+    manifest, told = manifests.read(path), path / RECIPE
+    if manifest.HasField("export") or not told.is_file():
+        raise Malformed(
+            "a run goes on from a run directory",
+            found="a bundle" if manifest.HasField("export") else f"no {RECIPE}",
+            where=str(path),
+            remedy="Name the directory that `quorem train` wrote",
+        )
+    own, now = read_recipe(str(told))[0], Recipe.model_validate(tomllib.loads(resolved))
+    if differing := sorted(_differing(_sections(own), _sections(now))):
+        raise RecipeError(
+            "a run goes on from one whose recipe differs in [data] and [train] alone",
+            found=f"other {', '.join(differing)}",
+            where=str(told),
+            remedy="Write these keys as that run has them, or train afresh",
+        )
+    with safe_open(path / WEIGHTS, "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    found = {name: (str(each.numpy().dtype), tuple(each.shape)) for name, each in weights.items()}
+    manifests.check_tensors(manifests.tensor_shapes(manifest), found, str(path / WEIGHTS))
+    return Yesterday(path, manifest, manifests.sha256_of(path / manifests.NAME), weights, own.train)
+
+
+def _sections(recipe: Recipe) -> dict[str, Any]:
+    """The sections that must be the same, with every default in its place."""
+    whole = recipe.model_dump(mode="json")
+    return {section: whole[section] for section in SAME}
+
+
+def _differing(before: Any, now: Any, place: str = "") -> Iterator[str]:
+    """The dotted keys whose values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before.keys() | now.keys():
+            yield from _differing(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+    elif before != now:
+        yield place
