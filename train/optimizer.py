@@ -1,4 +1,4 @@
-"""The optimizer of a recipe: fused where torch has it, by rows for large tables, weight decay where it is L2 of all rows."""
+"""The optimizer of a recipe: fused where torch has it, by rows for large tables, weight decay where it is L2 of all."""
 
 from collections.abc import Iterable, Iterator
 
