@@ -24,6 +24,7 @@ LATER = {  # keys that recipes have not always had, written where they differ: s
     ("embedding", "reserve"): 0.0,
     ("train", "checkpoint_minutes"): 10.0,
     ("train", "keep_state"): False,
+    ("train", "sparse_rows"): 250_000,
 }
 REMEDIES = {  # pydantic's kinds of complaint -> what to do
     "missing": "Add the key",
