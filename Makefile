@@ -20,7 +20,7 @@ demo: $(STAMP) ## synthetic clicks all the way to scores: a page and a table, in
 	$(BIN)/quorem demo --out demo-out
 
 test: $(STAMP) ## every test; set QUOREM_DATA for those on real rows
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
 
 FUZZ_SECONDS ?= 600
 

@@ -19,7 +19,7 @@ settings.register_profile("quorem", derandomize=True, deadline=None, database=No
 settings.load_profile("quorem")
 
 
-LONGEST = (  # begun first: two processes share the files, and neither shall be left alone with one of these at the end
+LONGEST = (  # begun first: processes share the files, and none shall be left alone with one of these at the end
     "test_house_readme.py",
     "test_compare_search_run.py",
     "test_partition_road.py",
