@@ -128,7 +128,7 @@ def test_what_cannot_be_told_is_no_error(server: Served):
     gone = replace(target, access=Access("127.0.0.1:1"))
     unknown = replace(target, version="77")
     for each in (gone, unknown):
-        for url in ("127.0.0.1:1", "http://[", "file:///etc/passwd", None):
+        for url in ("127.0.0.1:1", "http://[", "ftp://127.0.0.1:1/metrics", None):
             watch = Watch(each, url, None)
             assert watch.end(watch.begin(), 0) == Server()
     here = Watch(gone, None, os.getpid()).end(Watch(gone, None, os.getpid()).begin(), 0)
