@@ -159,9 +159,11 @@ def test_an_interrupted_one_tells_its_whole_rounds(server: Served):
         (("localhost:1", "localhost:2", "--scenario", "slo"), "compared in closed or open loops"),
         (("localhost:1", "localhost:2", "--scenario", "open"), "arrivals have a rate"),
         (("localhost:1", "localhost:2", "--out", "nowhere/out.json"), "nowhere"),
+        (("localhost:1", "localhost:2", "--repeats", "3"), "are its rounds"),
+        (("localhost:1", "localhost:2", "--pid", "1"), "of one server"),
         (("localhost:1", "localhost:2"), "UNAVAILABLE"),
     ],
-    ids=["one side", "no file", "scenario", "rate", "directory", "nobody there"],
+    ids=["one side", "no file", "scenario", "rate", "directory", "repeats", "one server", "nobody there"],
 )
 def test_what_cannot_be_compared_is_told_in_one_line(arguments: tuple[str, ...], said: str):
     done = quorem("bench", "compare", *arguments, status=2)

@@ -186,6 +186,13 @@ def _check(args: argparse.Namespace, sides: Sequence[str]) -> None:
             where="--scenario",
             remedy="Measure each with --out, and compare the files",
         )
+    if args.repeats > 1:
+        raise DataError(
+            "the repeats of a comparison are its rounds",
+            found=f"--repeats {args.repeats}",
+            where="bench compare",
+            remedy="Say how many with --rounds",
+        )
     if args.metrics is not None or args.pid is not None:
         raise DataError(
             "--metrics and --pid are of one server",
