@@ -8,7 +8,10 @@ import threading
 import time
 from pathlib import Path
 
+import grpc
 import pytest
+from quorem.protos import open_inference_pb2 as inference
+from quorem.serve.bench.watch import STATISTICS
 from served import Rows, Served, command, connections, eventually, quorem, serving
 
 BRIEF = ("--window", "0.15", "--windows", "3", "--warmup", "0.1", "--processes", "1")
@@ -25,6 +28,20 @@ def check(found: dict, load: str, concurrency: int) -> None:
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["p99.9"] <= latency["max"]
     assert latency["mean"] == pytest.approx(concurrency / found["rate"] * 1e6, rel=0.5)  # Little's law
     assert 0 < found["client_cores"] <= 4
+
+
+def answered(server: Served) -> int:
+    """Calls that the server has scored so far."""
+    with grpc.insecure_channel(server.address) as channel:
+        reply: bytes = channel.unary_unary(STATISTICS)(b"", timeout=20)
+    found = inference.ModelStatisticsResponse.FromString(reply)
+    return sum(each.inference_stats.success.count for each in found.model_stats)
+
+
+def measuring(server: Served, before: int, seconds: float) -> None:
+    """Wait until a bench has sent its first calls, however long it took to start, and let it measure."""
+    eventually(lambda: answered(server) > before + 10, 60)
+    time.sleep(seconds)
 
 
 def test_a_bench_measures_every_cell_and_writes_a_page(server: Served, tmp_path: Path):
@@ -69,8 +86,9 @@ def test_calls_that_arrive_at_a_rate(server: Served):
 
 def test_a_search_tells_what_it_found_and_how(server: Served):
     arguments = ("--scenario", "slo", "--bound", "600000", "--rows", "1", "--no-noop", "--timeout", "1", "--json")
+    before = answered(server)
     process = subprocess.Popen(command("bench", server.address, *BRIEF, *arguments), stdout=subprocess.PIPE, text=True)
-    time.sleep(8)  # no rate of a client misses ten minutes: the search goes on until it is stopped
+    measuring(server, before, 5)  # no rate of a client misses ten minutes: the search goes on until it is stopped
     process.send_signal(signal.SIGINT)
     found = json.loads(process.communicate(timeout=60)[0])
     assert (process.returncode, found["partial"]) == (130, True)
@@ -92,8 +110,9 @@ def test_an_interrupted_bench_tells_what_it_has(server: Served, tmp_path: Path):
     out = tmp_path / "bench.json"
     long = ("--window", "0.2", "--windows", "3", "--warmup", "0", "--rows", "1", "--concurrency", ",".join(["1"] * 200))
     arguments = command("bench", server.address, *long, "--no-noop", "--processes", "1", "--out", out)
+    before = answered(server)
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(6)
+    measuring(server, before, 3)
     process.send_signal(signal.SIGINT)
     told, errors = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in errors) == (130, False)
@@ -111,7 +130,7 @@ def test_a_server_that_dies_is_told_in_one_line_beside_what_was_measured(
         many = ("--window", "0.2", "--windows", "3", "--warmup", "0", "--rows", "1", "--concurrency", "1,1,1,1,1,1,1,1")
         arguments = command("bench", server.address, *many, "--no-noop", "--out", out, "--timeout", "2")
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        time.sleep(5)
+        measuring(server, 0, 2)
         for pid in (server.process.pid, *server.worker_pids):
             os.kill(pid, signal.SIGKILL)
         _, errors = process.communicate(timeout=60)

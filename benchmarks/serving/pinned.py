@@ -31,7 +31,7 @@ from quorem.serve.bench.load import Load
 from quorem.serve.bench.requests import request
 from quorem.serve.bench.target import Protocol, Target, find
 from quorem.serve.channel import TIMEOUT_S, Access
-from quorem.serve.metrics import pss_bytes
+from quorem.serve.metrics import cpu_seconds, pss_bytes
 
 from ..graphs.clock import Spread, machine
 from .bundle import build
@@ -120,9 +120,9 @@ def _round(drivers: Drivers, target: Target, load: Load, seconds: float, pids: S
     windows = drivers.windows(target.access, target.path, load, Closed(CONNECTIONS), WARMUP_S, seconds, TIMEOUT_S)
     with closing(windows):
         next(windows)
-        before = sum(map(_cpu_s, pids))
+        before = _cpu_s(pids)
         measured = next(windows)
-        used_s = sum(map(_cpu_s, pids)) - before
+        used_s = _cpu_s(pids) - before
     assert not measured.failures, measured.failures
     return measured, 1e6 * used_s / measured.answered
 
@@ -240,10 +240,8 @@ def _pss(pid: int) -> int:
     return pss_bytes(pid) or 0
 
 
-def _cpu_s(pid: int) -> float:
-    """Seconds that a process has run on any core."""
-    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+def _cpu_s(pids: Sequence[int]) -> float:
+    return sum(cpu_seconds(pid) or 0.0 for pid in pids)
 
 
 def _spread(found: Sequence[float]) -> Spread:
