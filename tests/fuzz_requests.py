@@ -228,8 +228,8 @@ class Judge:
 
     def judge(self, method: str, seeds: range) -> tuple[Judged, int]:
         """Judge cases; and the child's memory after them, bytes."""
-        self._pipe.send((method, seeds))
         try:
+            self._pipe.send((method, seeds))  # a child that has just died refuses it: told as the death it is
             before = -1
             while not self._pipe.poll(HANG_S):
                 if before == self._at.value:
