@@ -1,5 +1,6 @@
 """What every test shares: hypothesis draws the same examples in every run, and a slow machine fails none."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from quorem.serve.bench.drive import Drivers
     from served import Rows, Served
 
+# Before torch is imported, and for every child: tests share the cores, and threads that spin for one another take them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell starts background jobs with SIGINT ignored, and children inherit that: tests that press Ctrl-C need it back.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("quorem", derandomize=True, deadline=None, database=None)
