@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from . import __version__, demo
@@ -22,9 +23,12 @@ from .train.search import command as search_command
 EXTRAS = {
     "bench": ("matplotlib", "pyarrow"),
     "export": ("onnx",),
+    "ray": ("ray",),
     "train": ("matplotlib", "pyarrow", "pydantic", "tomli_w", "torch"),
 }
 
+ALONE = ("compare", "demo", "encode", "search")  # several ranks of torchrun would each do all of it
+SLOWEST = 1.0  # seconds that the first rank, which tells, may need: torchrun ends all when one has ended
 REFUSED = 2  # exit status of a broken rule, as of an argument that argparse refuses
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 PIPE_CLOSED = 141  # 128 + SIGPIPE
@@ -70,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.command in ALONE and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _refuse_rank(args)
     try:
         return args.run(args)
     except QuoremError as error:
@@ -94,6 +100,20 @@ def _extra_of(module: str | None, preferred: str | None) -> str | None:
     if preferred == "all" and extras:
         return preferred
     return preferred if preferred in extras else next(iter(extras), None)
+
+
+def _refuse_rank(args: argparse.Namespace) -> int:
+    """Refuse to run on several ranks; the first of them tells."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(SLOWEST)
+        return REFUSED
+    error = QuoremError(
+        f"`quorem {args.command}` runs in one process; `quorem train` runs on several ranks",
+        found=f"WORLD_SIZE={os.environ['WORLD_SIZE']}",
+        where="the environment",
+        remedy="Start it without torchrun",
+    )
+    return _refuse(args, str(error), error.as_dict())
 
 
 def _refuse(args: argparse.Namespace, message: str, facts: dict[str, str]) -> int:

@@ -1,5 +1,8 @@
 """The messages of ranks, checked by each rank for itself: `python rank_messages.py`, as one of three."""
 
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 import torch
 from quorem.protos.errors import QuoremError
@@ -16,8 +19,10 @@ def main() -> None:
         rows_of_uneven_length()
         gradients_of_every_kind()
         normalisation()
+        import_module("torch._dynamo")  # as every optimizer does
         tensors_and_notes()
         refusals()
+    nothing_stays()
 
 
 def rows_of_uneven_length() -> None:
@@ -121,6 +126,12 @@ def refusals() -> None:
     with pytest.raises(QuoremError if rank() == 1 else Elsewhere, match="rank 1" if rank() == 1 else ""):
         agree(work)
     assert agree(rank) == rank()
+
+
+def nothing_stays() -> None:
+    """The group's threads are gone, whatever has been imported since: one that is left may abort the exit."""
+    for path in Path("/proc/self/task").glob("*/comm"):
+        assert "gloo" not in path.read_text()
 
 
 if __name__ == "__main__":

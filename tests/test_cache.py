@@ -10,94 +10,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as pq
 import pytest
 import torch
+from cached import equal, write_kinds
 from commands import quorem
 from quorem.train.encode import source, stages
 from quorem.train.encode.prepared import Opened
 from quorem.train.encode.source import Cached, Order
-from quorem.train.features import Rows
-from quorem.train.prepare import Prepared, prepare
 from quorem.train.recipe_file import read_recipe
 
 DATA = Path(os.environ.get("QUOREM_DATA", "nowhere"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="QUOREM_DATA does not name the folder of real rows")
-KINDS = """
-[data]
-source = "csv"
-path = "rows*.csv"
-label = "click"
-sample_weight = "weight"
-group = "user"
-split = { by = "share", valid = 0.2, test = 0.1 }
-[features]
-user = { kind = "categorical", encoding = "vocabulary", min_count = 2 }
-hour = { kind = "categorical", encoding = "id", size = 24, out_of_range = "error" }
-item = { kind = "categorical", encoding = "hash", buckets = 300 }
-tags = { kind = "bag", encoding = "vocabulary", max_length = 2 }
-age = { kind = "dense", transform = "bucket", buckets = 5 }
-price = { kind = "dense", transform = "standard" }
-size = { kind = "dense", transform = "log1p" }
-[model]
-name = "deepfm"
-mlp = [8]
-[train]
-batch = 64
-epochs = 2
-"""
 
 
 @pytest.fixture
 def kinds(tmp_path: Path) -> Path:
     """A recipe of every kind of feature, over three files of made rows."""
-    draw = np.random.default_rng(1)
-    for file in range(3):
-        lines = ["user,hour,item,tags,age,price,size,weight,click"]
-        for row in range(400):
-            tags = " ".join(f"t{tag}" for tag in draw.integers(0, 6, draw.integers(0, 4)))
-            user = "" if row % 50 == 7 else f"u{int(draw.pareto(1)) % 40}"
-            price, size = "" if row % 9 == 0 else f"{draw.normal():.3f}", draw.integers(0, 9)
-            values = [user, draw.integers(0, 24), f"é{draw.integers(0, 99)}", tags, draw.integers(18, 80), price, size]
-            lines.append(",".join(map(str, [*values, draw.integers(1, 4), row % 3 % 2])))
-        (tmp_path / f"rows{file}.csv").write_text("\n".join(lines) + "\n")
-    (tmp_path / "kinds.toml").write_text(KINDS)
-    return tmp_path / "kinds.toml"
-
-
-def equal(recipe: str | Path, cache: Path, *settings: str) -> tuple[Prepared, Prepared]:
-    """The rows of a recipe in memory and from its cache, which must agree in everything."""
-    read, base = read_recipe(str(recipe), settings)
-    held = read.model_copy(update={"data": read.data.model_copy(update={"cache": str(cache.absolute())})})
-    plain, cached = prepare(read, base), prepare(held, base)
-    assert isinstance(cached.train, Cached)
-    assert plain.schema == cached.schema
-    assert plain.vocabularies.keys() == cached.vocabularies.keys()
-    for name, vocabulary in plain.vocabularies.items():
-        assert vocabulary.values.tobytes() == cached.vocabularies[name].values.tobytes(), name
-        assert vocabulary.ids.tobytes() == cached.vocabularies[name].ids.tobytes(), name
-    for split in ("train", "valid", "heldout"):
-        same(getattr(plain, split), getattr(cached, split).in_memory())
-    for name in ("calibration", "validation", "reference"):
-        one, other = getattr(plain, name), getattr(cached, name)
-        assert (one.places == other.places).all()
-        assert (one.raw.ids == other.raw.ids).all()
-        assert np.array_equal(one.raw.dense, other.raw.dense, equal_nan=True)
-    assert plain.facts == cached.facts
-    return plain, cached
-
-
-def same(one: Rows, other: Rows) -> None:
-    assert torch.equal(one.ids, other.ids)
-    assert torch.equal(one.numbers.nan_to_num(-7.5), other.numbers.nan_to_num(-7.5))
-    assert torch.equal(one.labels, other.labels)
-    assert (one.weights is None) == (other.weights is None)
-    assert one.weights is None or other.weights is None or torch.equal(one.weights, other.weights)
-    assert (one.groups is None) == (other.groups is None)
-    assert one.groups is None or np.array_equal(one.groups, other.groups if other.groups is not None else [])
+    return write_kinds(tmp_path)
 
 
 @needs_data
@@ -159,7 +91,7 @@ def test_a_count_in_little_memory_is_exact_all_the_same(
     monkeypatch.setattr("quorem.train.encode.job.Limits.distinct", 5)
     monkeypatch.setattr("quorem.train.encode.counting._FIRST", 3)
     told = json.loads(quorem("encode", kinds, "--out", tmp_path / "two", "--json", "--jobs", "1").stdout)
-    assert told["vocabularies"]["user"]["ranges"] > 2
+    assert told["ranges"]["user"] > 2
     for path in (tmp_path / "one").glob("*.safetensors"):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
@@ -213,6 +145,8 @@ def test_a_killed_encoding_goes_on_where_it_was(kinds: Path, tmp_path: Path, mon
     assert not (tmp_path / "cache" / "manifest.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in work.glob("*.part")}
     assert len(kept) >= 2
+    left = tmp_path / "cache" / ".train-00000.safetensors.1"  # as of a shard that was being written
+    left.touch()
     seen = list[int]()
 
     def noted(*arguments: Any) -> tuple[int, int]:
@@ -223,6 +157,7 @@ def test_a_killed_encoding_goes_on_where_it_was(kinds: Path, tmp_path: Path, mon
     monkeypatch.setattr(stages, "count_feature", noted)
     quorem("encode", kinds, "--out", tmp_path / "cache", "--quiet", "--jobs", "1")
     assert seen[0] == len(kept)
+    assert not left.exists()
     monkeypatch.undo()
     quorem("encode", kinds, "--out", tmp_path / "undisturbed", "--quiet", "--jobs", "1")
     for path in (tmp_path / "undisturbed").iterdir():
@@ -241,6 +176,10 @@ def test_bad_rows_are_counted_located_and_refused_beyond_a_share(
     usual = ("encode", kinds, "--quiet", "--jobs", "1")
     told = quorem(*usual, "--out", tmp_path / "none", check=2).stderr
     assert f"row 301 of {path}, column 'click'" in told
+    path.write_text("\n".join([*lines[:300], "too,few", *lines[300:]]) + "\n")
+    told = quorem(*usual, "--out", tmp_path / "shifted", check=2).stderr
+    assert f"row 302 of {path}, column 'click'" in told, "a row of other fields before it counts"
+    path.write_text("\n".join(lines) + "\n")
     told = quorem(*usual, "--out", tmp_path / "few", "--bad-rows", "0.001", check=2).stderr
     assert "2 of 1,200" in told
     quorem(*usual, "--out", tmp_path / "some", "--bad-rows", "0.01")

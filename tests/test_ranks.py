@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ranks
-from commands import RECIPE
+from commands import RECIPE, quorem
 
 PROGRAM = Path(__file__).with_name("ranks.py")
 LONG = {  # ten epochs of twenty batches; the last batch is one row larger than its half, and there are bags
@@ -37,6 +37,24 @@ MODELS = {  # model, optimizer, dtype, how near the losses are, and the logloss 
     # What a bias before a batchnorm learns is noise: only the running mean, which lags behind, feels it.
     "single": ('name = "deepfm"', "", "float32", 1e-3, 1e-2),
 }
+
+
+FROM_CSV = """
+[data]
+source = "csv"
+path = "rows.csv"
+split = { by = "share", valid = 0.1, test = 0.1 }
+[features]
+user = { kind = "categorical", encoding = "vocabulary" }
+price = { kind = "dense", transform = "standard" }
+[model]
+name = "dlrm"
+bottom = [4]
+top = [4]
+[train]
+batch = 101
+epochs = 2
+"""
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +92,21 @@ def test_what_is_refused_is_told_once(tmp_path: Path) -> None:
     told = ranks.end(ranks.start(2, "-m", "quorem", "train", recipe, "--out", tmp_path / "run"), [2, 2])
     assert "embedding.dim" in told[0]
     assert told[1] == ""
-    told = ranks.end(ranks.start(2, "-m", "quorem", "search", recipe, "--out", tmp_path / "plan"), [2, 2])
-    assert "WORLD_SIZE=2" in told[0]
+    for command in ("search", "compare", "encode"):
+        told = ranks.end(ranks.start(2, "-m", "quorem", command, recipe, "--out", tmp_path / "run"), [2, 2])
+        assert "runs in one process" in told[0]
+        assert told[1] == ""
     assert not (tmp_path / "run").exists()
+
+
+def test_ranks_that_read_a_cache_learn_what_those_do_that_read_the_rows(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    lines = [f"u{user},{price},{user % 3 // 2}" for user, price in zip(*draw.integers(0, 30, (2, 2000)), strict=True)]
+    (tmp_path / "rows.csv").write_text("\n".join(["user,price,label", *lines]))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(FROM_CSV)
+    quorem("encode", recipe, "--out", tmp_path / "cache", "--jobs", "1", "--quiet")
+    for out, more in (("rows", ()), ("cached", ("--cache", tmp_path / "cache"))):
+        ranks.end(ranks.start(2, "-m", "quorem", "train", recipe, "--out", tmp_path / out, "--quiet", *more), [0, 0])
+    read, cached = ((tmp_path / out / "weights.safetensors").read_bytes() for out in ("rows", "cached"))
+    assert read == cached

@@ -13,11 +13,14 @@ from killing import CHECKPOINT, begin, wait_for_step
 from quorem.protos import manifest_pb2 as pb
 from quorem.protos.errors import QuoremError
 from quorem.train.batches import shuffled
+from quorem.train.checkpoint import Progress, is_finite
 from quorem.train.features import Rows
+from quorem.train.keeper import Keeper
 from quorem.train.loop import Place, Unwatched, fit
 from quorem.train.model import Model
 from quorem.train.recipe import TrainConfig
 from safetensors import safe_open
+from torch import nn
 
 WEIGHTS = "weights.safetensors"
 
@@ -113,3 +116,37 @@ def test_a_row_that_makes_the_loss_no_number_is_named(tmp_path: Path) -> None:
     assert f"the last good checkpoint is {tmp_path / CHECKPOINT} (epoch 1, batch 1)" in told.remedy
     with safe_open(tmp_path / CHECKPOINT, "pt") as file:
         assert all(file.get_tensor(name).isfinite().all() for name in file.keys())  # noqa: SIM118  # no mapping
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_the_best_weights_wait_on_the_disk(tmp_path: Path) -> None:
+    """Of a layer of 64 MB: they are what they were, whatever is learned and saved since, and take no memory."""
+    model = nn.Linear(4096, 4096)
+    optimizer = torch.optim.SGD(model.parameters())
+    keeper = Keeper(tmp_path, "test", 10, warn=pytest.fail)
+    total, before = model.weight.detach().double().sum(), anonymous()
+    best = keeper.save(model, optimizer, model.state_dict(), Progress(), leaving=False)
+    for _ in range(2):
+        with torch.no_grad():
+            model.weight.zero_()
+        best = keeper.save(model, optimizer, best, Progress(), leaving=False)
+    found = sum(rows.double().sum() for rows in best["weight"].split(256))
+    assert found == pytest.approx(float(total), rel=1e-9, abs=1e-9)
+    assert anonymous() - before < 16e6
+
+
+def anonymous() -> int:
+    """Bytes of memory that no file stands behind."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_number_that_is_none_is_found_among_others(number: float, dtype: torch.dtype) -> None:
+    values = torch.linspace(-9, 9, 999).to(dtype).view(3, 333)
+    assert is_finite(values)
+    values[1, 7] = number
+    assert not is_finite(values)
+    assert is_finite(values[:0])
+    assert is_finite(torch.tensor(7))

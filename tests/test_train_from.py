@@ -205,10 +205,10 @@ def test_interrupted_it_tells_how_to_go_on_and_ends_alike(root: Path, second: di
         assert process.stderr is not None
         for line in process.stderr:
             if line.startswith("epoch   1"):
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)
                 break
         told = process.stderr.read()
-    assert process.returncode == 130
+    assert process.returncode == 143
     assert f"--from {root / 'first'}" in told
     assert "another recipe" in quorem("train", recipe, "--out", out, "--resume", *QUIET, check=2).stderr
     quorem("train", recipe, "--from", root / "first", "--out", out, "--resume", *QUIET)

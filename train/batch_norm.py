@@ -36,7 +36,7 @@ class BatchNorm(nn.BatchNorm1d):
         if not self.training or ranks() == 1:
             return super().forward(input)
         values = input if input.dtype == torch.float64 else input.float()
-        sums = _total(torch.cat([values.sum(0), values.new_tensor([len(values)])]))
+        sums = _total(torch.cat([values.sum(0), values.new_full((1,), len(values))]))
         count = sums[-1].detach()
         mean = sums[:-1] / count
         centred = values - mean

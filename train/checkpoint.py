@@ -19,6 +19,7 @@ from .distributed import agree, gather, rank, seed_rank, share
 from .optimizer import load_state_tensors
 
 NAME = "checkpoint.safetensors"
+BEST = "best"  # the prefix of the weights of the best epoch so far
 KINDS = {  # safetensors' names of dtypes
     torch.float64: "F64",
     torch.float32: "F32",
@@ -54,13 +55,11 @@ class Progress:
         return f"epoch {self.epoch + 1}, batch {self.batch}" if self.batch else f"the end of epoch {self.epoch}"
 
 
-def load_checkpoint(
-    directory: Path, model: nn.Module, optimizer: Optimizer, identity: str
-) -> tuple[Progress, dict[str, Tensor]]:
+def load_checkpoint(directory: Path, model: nn.Module, optimizer: Optimizer, identity: str) -> Progress:
     """Put model, optimizer and random state back.
 
     Returns:
-        The progress, and the weights of the best epoch so far.
+        The progress.
 
     Raises:
         Malformed: not a checkpoint of this program. RecipeError: of another recipe, plan or data.
@@ -69,7 +68,29 @@ def load_checkpoint(
         progress = Progress(**told)
         model.load_state_dict(part(tensors, "model"))
         load_state_tensors(optimizer, part(tensors, "optimizer"), progress.lr)
-    return progress, part(tensors, "best")
+    return progress
+
+
+def best_weights(directory: Path) -> dict[str, Tensor]:
+    """The weights of the best epoch that a checkpoint has, on rank 0: pages of its file, which take no memory.
+
+    They are what they are when another checkpoint takes its place.
+    """
+    if rank() > 0:
+        return {}
+    with _malformed(directory / NAME), safe_open(directory / NAME, "pt") as file:
+        named = [name for name in file.keys() if name.startswith(f"{BEST}.")]  # noqa: SIM118  # no mapping
+        weights = part({name: file.get_tensor(name) for name in named}, BEST)
+    # Windows replaces no file that is mapped.
+    return {name: value.clone() for name, value in weights.items()} if os.name == "nt" else weights
+
+
+def is_finite(value: Tensor) -> bool:
+    """Whether a tensor holds finite numbers alone: no memory is needed to know."""
+    if not value.is_floating_point() or not value.numel():
+        return True
+    least, most = value.aminmax()  # not a number, where there is one
+    return bool(least.isfinite() & most.isfinite())
 
 
 def save_tensors(directory: Path, tensors: Mapping[str, Tensor], progress: dict[str, Any], identity: str) -> None:
@@ -81,7 +102,7 @@ def save_tensors(directory: Path, tensors: Mapping[str, Tensor], progress: dict[
         for number, state in enumerate(gather(torch.cuda.get_rng_state())):
             held[_numbered("cuda_rng", number)] = state
     if rank() == 0:
-        _write(directory / NAME, held, {"progress": json.dumps(progress), "identity": identity})
+        write_tensors(directory / NAME, held, {"progress": json.dumps(progress), "identity": identity})
 
 
 def clear_remains(directory: Path) -> None:
@@ -90,12 +111,12 @@ def clear_remains(directory: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file tensor by tensor, so that there is no second copy of them all in memory.
 
     Under a temporary name beside it, flushed to the disk, then renamed.
     """
-    head, end = dict[str, Any](__metadata__=dict(metadata)), 0
+    head, end = dict[str, Any]({"__metadata__": dict(metadata)} if metadata else {}), 0
     ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # so that all are aligned
     for name in ordered:
         value = tensors[name]
@@ -123,7 +144,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
 def checkpoint_tensors(directory: Path, identity: str) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
     """The tensors and the progress of a checkpoint, to be put back inside; then the random state is.
 
-    Rank 0 reads them. A rank that there was not when they were written draws afresh.
+    Rank 0 reads them, all but those of `best_weights`. A rank that there was not when they were written draws afresh.
 
     Raises:
         Malformed: not a checkpoint of this program, found here or while it is put back. RecipeError: of another
@@ -146,7 +167,8 @@ def _read(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]]
     with _malformed(path):
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            named = [name for name in file.keys() if not name.startswith(f"{BEST}.")]  # noqa: SIM118  # no mapping
+            tensors = {name: file.get_tensor(name) for name in named}
         if metadata["identity"] != identity:
             raise RecipeError(
                 "a run goes on with the recipe, plan and data it was started with",

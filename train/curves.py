@@ -106,7 +106,8 @@ def draw(figure: Figure, runs: Sequence[Run]) -> None:
             )
         for axes, name in zip(row, PANELS, strict=True):
             axes.set(xlabel=words, ylabel=name)
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            if key == "step":
+                axes.xaxis.set_major_formatter(EngFormatter(sep=""))
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.grid(alpha=0.18, linewidth=0.7)
             axes.margins(x=0.03)

@@ -11,15 +11,17 @@ from ..protos import manifest_pb2 as pb
 from ..protos import plan_directory
 from ..protos.errors import RecipeError
 from .checkpoint import NAME as CHECKPOINT
+from .checkpoint import write_tensors
 from .features import Rows
 from .loop import score_rows
 from .model import Model
+from .origin import RECIPE, WEIGHTS
 from .plot import plot_learning
 from .prepare import Kept, Prepared
 from .record import NAME as METRICS
 from .search.trials import NAME as TRIALS
 
-RECIPE, WEIGHTS, REFERENCE = "recipe.toml", "weights.safetensors", "reference.safetensors"
+REFERENCE = "reference.safetensors"
 CALIBRATION, VALIDATION = "calibration.safetensors", "validation.safetensors"
 STATE = "state.safetensors"  # the last checkpoint, where the recipe has it kept; it may be deleted
 LAST = (manifests.NAME, plan_directory.SEARCH)  # a finished run has the one, a finished search the other
@@ -84,16 +86,12 @@ def write_run(out: Path, manifest: pb.Manifest, model: Model, prepared: Prepared
         tensors[f"vocabulary.{name}.ids"] = vocabulary.ids
     found = {name: (str(tensor.dtype), tensor.shape) for name, tensor in tensors.items()}
     manifests.check_tensors(manifests.tensor_shapes(manifest), found, WEIGHTS)
-    contents = {
-        CALIBRATION: _inputs(prepared.calibration),
-        REFERENCE: reference,
-        VALIDATION: validation,
-        WEIGHTS: tensors,
-    }
+    contents = {CALIBRATION: _inputs(prepared.calibration), REFERENCE: reference, VALIDATION: validation}
     for name, content in contents.items():
         contiguous = {key: np.ascontiguousarray(content[key]) for key in sorted(content)}
         manifests.write_atomically(out / name, save(contiguous))
-    manifest.files.extend(manifests.describe_files(out, list(contents)))
+    write_tensors(out / WEIGHTS, {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}, {})
+    manifest.files.extend(manifests.describe_files(out, [*contents, WEIGHTS]))
     manifests.write(out, manifest)
     if keep_state and (out / CHECKPOINT).exists():
         (out / CHECKPOINT).replace(out / STATE)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -50,21 +51,6 @@ def restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-def refuse_ranks(command: str) -> None:
-    """Raise where several ranks run what one process does.
-
-    Raises:
-        QuoremError.
-    """
-    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
-        raise QuoremError(
-            f"{command} runs in one process; `quorem train` runs on several ranks",
-            found=f"WORLD_SIZE={count}",
-            where="the environment",
-            remedy=f"Start {command} without torchrun",
-        )
-
-
 @contextmanager
 def joined(device: torch.device) -> Iterator[torch.device]:
     """The ranks of torchrun, joined while this lasts; gives the device of this one. Without torchrun: nothing.
@@ -86,12 +72,18 @@ def joined(device: torch.device) -> Iterator[torch.device]:
             )
         device = torch.device("cuda", own)
         torch.cuda.set_device(device)
+    import_module("torch.distributed.nn.functional")  # its defaults would keep a group, whose threads abort the exit
     with told():
         store, own, count = next(rendezvous("env://", timeout=PATIENCE))
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=_meet(store, own, count), rank=own, world_size=count, timeout=PATIENCE)
-    yield device
-    dist.destroy_process_group()  # not where a rank is gone: NCCL would wait for it
+    ended = False
+    try:
+        yield device
+        ended = True
+    finally:
+        if ended or device.type == "cpu":  # where a rank is gone NCCL would wait for it
+            dist.destroy_process_group()
 
 
 def _meet(store: Store, own: int, count: int) -> Store:
@@ -265,6 +257,14 @@ def share(tensors: Mapping[str, Tensor], note: Any = None) -> tuple[dict[str, Te
             found[name] = tensors[name].detach().cpu().contiguous() if mine else fresh
             dist.broadcast(found[name], 0)
     return found, note
+
+
+def spread(tensors: Mapping[str, Tensor]) -> None:
+    """Give every rank the numbers of rank 0, in the place of its own: of tensors that are named and shaped alike."""
+    if ranks() > 1:
+        with told():
+            for each in tensors.values():
+                dist.broadcast(each, 0)
 
 
 def gather(values: Tensor) -> list[Tensor]:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..protos.errors import QuoremError
-from .checkpoint import NAME, Progress, load_checkpoint, prefixed, save_tensors
-from .distributed import Elsewhere, agree, refuse
+from .checkpoint import BEST, NAME, Progress, best_weights, is_finite, load_checkpoint, prefixed, save_tensors
+from .distributed import Elsewhere, agree, rank, refuse
 from .optimizer import state_tensors
 
 
@@ -35,23 +35,26 @@ class Keeper:
         )
 
     def load(self, model: nn.Module, optimizer: Optimizer) -> tuple[Progress, dict[str, Tensor]]:
-        """Put the checkpoint back; see load_checkpoint."""
-        progress, best = load_checkpoint(self.directory, model, optimizer, self.identity)
+        """Put the checkpoint back; see load_checkpoint and best_weights."""
+        progress = load_checkpoint(self.directory, model, optimizer, self.identity)
         self.good = progress.place()
-        return progress, best
+        return progress, best_weights(self.directory)
 
     def save(
         self, model: nn.Module, optimizer: Optimizer, best: dict[str, Tensor], progress: Progress, *, leaving: bool
-    ) -> None:
+    ) -> dict[str, Tensor]:
         """Write one. A disk that is full leaves the one before it whole, and the run goes on unless it is `leaving`.
+
+        Returns:
+            `best`, as the checkpoint has it on the disk; a copy in memory where it could not be written.
 
         Raises:
             QuoremError: a weight that is not finite; or leaving, and nothing could be written.
         """
         whole = prefixed("model", model.state_dict())
-        if not all(bool(each.isfinite().all()) for each in whole.values()):
+        if not all(map(is_finite, whole.values())):
             refuse(self.broken("weight", progress.place()))
-        whole |= prefixed("best", best) | prefixed("optimizer", state_tensors(optimizer))
+        whole |= prefixed(BEST, best) | prefixed("optimizer", state_tensors(optimizer))
         self.since = time.monotonic()
         try:
             agree(lambda: self._write(whole, progress))
@@ -60,11 +63,13 @@ class Keeper:
                 raise
         except OSError as error:
             if leaving:
-                raise self._full(error, progress.place()) from None
-            full = self._full(error, progress.place())
+                raise no_room(error, self.directory, progress.place(), self.last()) from None
+            full = no_room(error, self.directory, progress.place(), self.last())
             self.warn(f"{full.rule}: found {full.found} ({full.where}). Make room: training goes on; {self.last()}")
         else:
             self.good = progress.place()
+            return best_weights(self.directory)
+        return {name: value.clone() for name, value in best.items()} if rank() == 0 else {}
 
     @contextmanager
     def telling(self) -> Iterator[None]:
@@ -78,15 +83,7 @@ class Keeper:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise self._full(error, error.filename or "metrics and progress") from None
-
-    def _full(self, error: OSError, where: str) -> QuoremError:
-        return QuoremError(
-            "what a run keeps is written whole or not at all",
-            found=f"{error.strerror or error}; {_free(self.directory)}",
-            where=f"{self.directory}, {where}",
-            remedy=f"Make room, then --resume; {self.last()}",
-        )
+            raise no_room(error, self.directory, error.filename or "metrics and progress", self.last()) from None
 
     def _write(self, tensors: Mapping[str, Tensor], progress: Progress) -> None:
         save_tensors(self.directory, tensors, dataclasses.asdict(progress), self.identity)
@@ -99,6 +96,16 @@ class Keeper:
             where=where,
             remedy="Look at those rows, or lower train.lr, and begin again in another directory; " + self.last(),
         )
+
+
+def no_room(error: OSError, directory: Path, where: str, last: str) -> QuoremError:
+    """The error of what could not be written in a run's directory; `last`: from where it goes on."""
+    return QuoremError(
+        "what a run keeps is written whole or not at all",
+        found=f"{error.strerror or error}; {_free(directory)}",
+        where=f"{directory}, {where}",
+        remedy=f"Make room, then --resume; {last}",
+    )
 
 
 def _free(directory: Path) -> str:

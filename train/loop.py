@@ -19,7 +19,7 @@ from ..protos.errors import QuoremError
 from ..protos.metrics import Floats, evaluate
 from .batches import WHOLE, Batch, Source, batches_of
 from .checkpoint import Progress
-from .distributed import add_up, add_up_gradients, check_alike, rank, ranks, refuse, seed_rank, share
+from .distributed import add_up, add_up_gradients, check_alike, rank, ranks, refuse, seed_rank, spread
 from .features import Rows
 from .keeper import Keeper
 from .memory import keep_freed
@@ -35,7 +35,11 @@ ROWS_TOLD = 8  # of a batch, in a message
 
 
 class Interrupted(Exception):
-    """The user asked the run to stop; it is saved."""
+    """The user asked the run to stop; it is saved. status: the exit code that says so, 128 and the signal's number."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.status = 128 + (number or signal.SIGINT)
 
 
 class Watcher(Protocol):
@@ -127,8 +131,8 @@ def fit(model: Model, train: Source, valid: Rows, config: TrainConfig, place: Pl
     if place.resume:
         progress, best = keeper.load(model, optimizer)
         watcher.resumed(progress)
-    elif ranks() > 1:
-        model.load_state_dict(share(model.state_dict())[0])
+    else:
+        spread(model.state_dict())
     batches, part = batches_of(len(train), config.batch), (rank(), ranks())
     mixed = torch.autocast(train.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     glance = min(LONGEST_BLIND if ranks() == 1 else LONGEST_DEAF, -(-batches // LOOKS))
@@ -154,7 +158,7 @@ def fit(model: Model, train: Source, valid: Rows, config: TrainConfig, place: Pl
                 hurry = part == WHOLE and (stopping() or keeper.due())  # ranks agree when all of them look
                 if not (count == glance or progress.batch == batches or hurry):
                     continue
-                found, stop, due = _look(losses[:count], stopping(), keeper.due())
+                found, stop, due = _look(losses[:count], stopping() > 0, keeper.due())
                 if not bool(found.isfinite().all()):
                     first = looked + int(found.isfinite().int().argmin())
                     refuse(keeper.broken("loss", *_culprits(train, config, progress, batches, first)))
@@ -162,24 +166,26 @@ def fit(model: Model, train: Source, valid: Rows, config: TrainConfig, place: Pl
                 watcher.step(count, rows, progress.loss_sum / progress.batch, progress.lr)
                 looked, rows = progress.batch, 0
                 if stop or (due and progress.batch < batches):
-                    keeper.save(model, optimizer, best, progress, leaving=stop)
+                    best = keeper.save(model, optimizer, best, progress, leaving=stop)
                 if stop:
-                    raise Interrupted
+                    raise Interrupted(stopping())
             mean, lr = progress.loss_sum / batches, progress.lr
             metrics = evaluate_rows(model, valid)
             better = metrics["auc"] > progress.best_auc
             progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
             if better:
                 progress.best_auc, progress.best_epoch, progress.stale = metrics["auc"], progress.epoch, 0
-                best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+                best = model.state_dict()  # no copy: it is written before the next step
             else:
                 progress.stale += 1
                 progress.lr *= config.lr_decay
                 for group in optimizer.param_groups:
                     group["lr"] = progress.lr
             watcher.validated(progress.epoch, mean, metrics, lr, better)
-            keeper.save(model, optimizer, best, progress, leaving=False)
-    model.load_state_dict(best)
+            best = keeper.save(model, optimizer, best, progress, leaving=False)
+    if rank() == 0:
+        model.load_state_dict(best)
+    spread(model.state_dict())
     return progress
 
 
@@ -257,8 +263,8 @@ def no_number(what: str, where: str) -> QuoremError:
 
 
 @contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a flag, looked at between batches; a second one ends the run at once."""
+def stop_signals() -> Iterator[Callable[[], int]]:
+    """Keep the number of the first SIGINT or SIGTERM, 0 before, to be looked at between batches; a second one kills."""
     asked, before = list[int](), dict[int, Any]()
 
     def ask(number: int, _frame: object) -> None:
@@ -273,6 +279,6 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     for kind in (signal.SIGINT, signal.SIGTERM):
         before[kind] = signal.signal(kind, ask)
     try:
-        yield lambda: bool(asked)
+        yield lambda: asked[0] if asked else 0
     finally:
         restore()

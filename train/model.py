@@ -124,7 +124,7 @@ class Model(nn.Module):
                 partition.sparse = id(partition.weight) in pulled and len(partition.weight) >= rows
 
     def weights(self) -> dict[str, Floats]:
-        """Every float32 weight under its name in the manifest."""
+        """Every float32 weight under its name in the manifest; on the CPU views, where it is kept as it is told."""
         found = self.embedding.export("embedding")
         if self.first_order is not None:
             found |= self.first_order.export("first_order")
@@ -162,4 +162,4 @@ def _key(name: str) -> str:
 
 
 def _numpy(tensor: Tensor) -> Floats:
-    return tensor.detach().cpu().numpy().copy()
+    return tensor.detach().cpu().numpy()

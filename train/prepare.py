@@ -9,7 +9,7 @@ import torch
 
 from ..protos import manifest_pb2 as pb
 from ..protos.encode import Encoded
-from ..protos.errors import DataError, RecipeError
+from ..protos.errors import DataError
 from .columns import column_types
 from .data import DataConfig, Facts, read
 from .encode.prepared import Opened
@@ -43,8 +43,16 @@ class Prepared:
     facts: Facts
 
 
-def prepare(recipe: Recipe, base: Path, fit: Callable[[Recipe, pa.Table], Grown] = fit_fresh) -> Prepared:
+def prepare(
+    recipe: Recipe, base: Path, fit: Callable[[Recipe, pa.Table], Grown] = fit_fresh, origin: str = ""
+) -> Prepared:
     """Read, fit and encode the rows of a recipe whose relative paths start from `base`; or open the cache it names.
+
+    Args:
+        recipe: whose rows.
+        base: a directory.
+        fit: what makes the schema, vocabularies and encoded rows of the training rows; a cache has them.
+        origin: digest of the run that `fit` goes on from, "" for none; a cache must have been encoded from it.
 
     Raises:
         DataError: rows that break a rule; validation rows of one class.
@@ -53,14 +61,7 @@ def prepare(recipe: Recipe, base: Path, fit: Callable[[Recipe, pa.Table], Grown]
     """
     data, features = recipe.data, recipe.features
     if data.cache is not None:
-        if fit is not fit_fresh:
-            raise RecipeError(
-                "a cache holds the ids of its own vocabularies, and a run goes on with those of the run before it",
-                found="both",
-                where="data.cache, --from",
-                remedy="Leave the cache out: --from reads the new rows themselves",
-            )
-        return _from_cache(recipe, base)
+        return _from_cache(recipe, base, origin)
     splits = read(data, list(features), base, column_types(features))
     schema, vocabularies, encoded = fit(recipe, splits.train)
     if len(splits.train) < 2:
@@ -83,10 +84,11 @@ def prepare(recipe: Recipe, base: Path, fit: Callable[[Recipe, pa.Table], Grown]
     return Prepared(schema, vocabularies, semantics, train, valid, heldout, *kept, splits.facts)
 
 
-def _from_cache(recipe: Recipe, base: Path) -> Prepared:
-    opened = Opened(recipe, base)
+def _from_cache(recipe: Recipe, base: Path, origin: str) -> Prepared:
+    opened = Opened(recipe, base, origin)
     schema = opened.cache.fitted()
-    hold_reserve(schema, recipe)
+    if not origin:
+        hold_reserve(schema, recipe)
     semantics = read_semantics(recipe.embedding, recipe.features, base, schema, opened.vocabularies, None)
     train, valid = opened.split("train"), opened.split("valid").in_memory()
     if len(train) < 2:

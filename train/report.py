@@ -10,6 +10,7 @@ from rich.table import Table
 
 from ..protos import manifest_pb2 as pb
 from ..protos import plan
+from .reserve import growth_lines
 
 PIPED_WIDTH = 160
 SHORT = {pb.HASHED: "hash", pb.QUOTIENT_REMAINDER: "qr"}  # as recipes name them
@@ -96,11 +97,7 @@ def print_report(manifest: pb.Manifest, facts: dict[str, Any]) -> None:
 def _before(facts: dict[str, Any]) -> Iterator[str]:
     """What the run that was gone on from gave, and how it did on the new rows."""
     yield f"from {facts['run']}; the optimizer's state: {facts['optimizer']}"
-    for feature, told in facts["vocabularies"].items():
-        if told["new"] or told["turned_away"]:
-            line = f"{feature}: new values that took ids of the reserve: {told['new']:,}, ids left: {told['left']:,}"
-            away = f"; {told['turned_away']:,} more found none and stay rare: train afresh, with a larger `reserve`"
-            yield line + (away if told["turned_away"] else "")
+    yield from growth_lines(facts["vocabularies"])
     for split in ("valid", "test"):
         if split in facts:
             auc, loss = facts[split].get("auc", math.nan), facts[split]["logloss"]

@@ -1,8 +1,7 @@
 """The reserve: ids that a vocabulary holds free at its first training, and the values of later rows that take them."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +10,6 @@ from ..protos import manifest_pb2 as pb
 from ..protos.encode import Encoded
 from ..protos.ids import MISSING, VocabularyValues, grow_vocabulary
 from ..protos.schema import layout
-from .features import Vocabularies
 from .fit import encode_table, fit_schema
 from .recipe import FeatureConfig, Recipe
 
@@ -37,7 +35,10 @@ def hold_reserve(schema: pb.Schema, recipe: Recipe) -> None:
 
 
 def grow_schema(
-    before: pb.Schema, vocabularies: Vocabularies, features: Mapping[str, FeatureConfig], table: pa.Table
+    before: pb.Schema,
+    vocabularies: Mapping[str, VocabularyValues],
+    features: Mapping[str, FeatureConfig],
+    table: pa.Table,
 ) -> Grown:
     """A fitted schema for new training rows: values that are new and not rare take ids of the reserve.
 
@@ -55,14 +56,19 @@ def grow_schema(
             often = counts >= held.min_count
             known, room = vocabularies[feature.name], held.reserve
             values, turned_away = grow_vocabulary(known, distinct[often], counts[often], room)
-            taken = len(values.values) - held.size
-            held.size, held.reserve, held.taken = held.size + taken, held.reserve - taken, held.taken + taken
-            held.turned_away = turned_away
+            note_growth(held, len(values.values), turned_away)
             grown[feature.name] = values
     return schema, grown, encoded
 
 
-def told_growth(before: pb.Schema, after: pb.Schema) -> dict[str, dict[str, Any]]:
+def note_growth(held: pb.Vocabulary, size: int, turned_away: int) -> None:
+    """Write down that a vocabulary has grown to `size` values, and how many more found no room."""
+    taken = size - held.size
+    held.size, held.reserve, held.taken = size, held.reserve - taken, held.taken + taken
+    held.turned_away = turned_away
+
+
+def told_growth(before: pb.Schema, after: pb.Schema) -> dict[str, dict[str, int]]:
     """What new rows did to each vocabulary: values that took an id, those that found none, and ids left."""
     return {
         new.name: {
@@ -73,3 +79,12 @@ def told_growth(before: pb.Schema, after: pb.Schema) -> dict[str, dict[str, Any]
         for old, new in zip(before.features, after.features, strict=True)
         if new.WhichOneof("encoding") == "vocabulary"
     }
+
+
+def growth_lines(vocabularies: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
+    """What told_growth says, in words, of the vocabularies to which something was done."""
+    for feature, told in vocabularies.items():
+        if told["new"] or told["turned_away"]:
+            line = f"{feature}: new values that took ids of the reserve: {told['new']:,}, ids left: {told['left']:,}"
+            away = f"; {told['turned_away']:,} more found none and stay rare: train afresh, with a larger `reserve`"
+            yield line + (away if told["turned_away"] else "")

@@ -23,6 +23,7 @@ from .directory import check_run, open_run, write_run
 from .distributed import Elsewhere, agree, joined, rank, ranks, restarted, share
 from .features import Rows
 from .fresh import identity, make_fresh
+from .keeper import no_room
 from .loop import Interrupted, Place, Unwatched, evaluate_rows, fit
 from .model import Model
 from .plan_file import plan_for, read_plan
@@ -35,7 +36,6 @@ from .report import as_dict, print_report
 from .reserve import fit_fresh, told_growth
 from .yesterday import Yesterday, read_yesterday
 
-INTERRUPTED = 130
 REFUSED = 2  # as command.py has it
 
 
@@ -46,6 +46,13 @@ def main(args: argparse.Namespace) -> int:
             return _train_and_tell(args, device)
         except Elsewhere:
             return REFUSED
+        except torch.OutOfMemoryError as error:
+            raise QuoremError(
+                "tables, rows and what a step computes fit in the GPU's memory",
+                found=str(error).splitlines()[0][:200],
+                where=f"--device {args.device}",
+                remedy="Lower train.batch, compress more fields, or read the rows from a cache (--cache)",
+            ) from None
 
 
 def _train_and_tell(args: argparse.Namespace, device: torch.device) -> int:
@@ -54,12 +61,12 @@ def _train_and_tell(args: argparse.Namespace, device: torch.device) -> int:
         manifest, facts = train(
             recipe, base, args.out, args.plan, device, args.from_run, resume=args.resume, quiet=args.quiet
         )
-    except Interrupted:
+    except Interrupted as stopped:
         again = shlex.join([*_started_by(), "train", args.recipe, "--out", str(args.out), "--resume", *_repeat(args)])
         told = f"\nStopped; everything up to the last batch is saved. Go on with:\n  {again}"
         if rank() == 0:
             print(json.dumps({"error": "Interrupted", "remedy": again}) if args.json else told, file=sys.stderr)
-        return INTERRUPTED
+        return stopped.status
     if rank() > 0:
         return 0
     if args.json:
@@ -108,8 +115,10 @@ def train(
     resolved = to_toml(recipe, base)
     resume = _goes_on(out, resolved, resume=resume)
     before = agree(lambda: read_yesterday(from_run, resolved) if from_run else None)
-    fitted = before.grow if before else fit_fresh
-    given, prepared = agree(lambda: (read_plan(plan_path) if plan_path else None, prepare(recipe, base, fitted)))
+    fitted, origin = (before.grow, before.sha256) if before else (fit_fresh, "")
+    given, prepared = agree(
+        lambda: (read_plan(plan_path) if plan_path else None, prepare(recipe, base, fitted, origin))
+    )
     semantics = prepared.semantics
     if before:
         plan = before.manifest.plan
@@ -150,7 +159,10 @@ def train(
     # Negatives kept at a rate r make the odds 1 / r times too high; the metrics above are of the rows as they came.
     model.shift_logit(nets.last_bias(manifest.net), float(np.log(recipe.data.negative_rate)))
     keep = recipe.train.keep_state
-    agree(lambda: write_run(out, manifest, model, prepared, keep_state=keep) if rank() == 0 else None)
+    try:
+        agree(lambda: write_run(out, manifest, model, prepared, keep_state=keep) if rank() == 0 else None)
+    except OSError as error:
+        raise no_room(error, out, "the trained model", "what its last checkpoint has is kept") from None
     told = {name: {"remainder": each.remainder, "unused_rows": each.unused_rows} for name, each in semantics.items()}
     known = {"optimal_auc": facts.optimal_auc, "optimal_logloss": facts.optimal_logloss, "semantic": told or None}
     known["from"] = taken

@@ -269,9 +269,9 @@ class Tables(nn.Module):
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)), touched
 
     def export(self, prefix: str) -> dict[str, npt.NDArray[np.float32]]:
-        """`<prefix>.<feature>.<j>` -> float32 [rows, width], as the manifest names them."""
+        """`<prefix>.<feature>.<j>` -> float32 [rows, width], as named in the manifest; views, where they can be."""
         return {
-            f"{prefix}.{feature}.{j}": table.cpu().numpy().copy()
+            f"{prefix}.{feature}.{j}": table.cpu().numpy()
             for group in self.packed()
             for feature, j, table in group.stored()
         }

@@ -1,10 +1,8 @@
 """Yesterday's model: a finished run that a new one goes on from, with its plan, net, schema and weights."""
 
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,36 +10,24 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..protos import manifest as manifests
-from ..protos import manifest_pb2 as pb
 from ..protos import nets
-from ..protos.errors import Malformed, NetError, RecipeError, WrongClasses
+from ..protos.errors import Malformed, NetError, WrongClasses
 from ..protos.ids import VocabularyValues
 from .checkpoint import part
-from .directory import RECIPE, STATE, WEIGHTS
+from .directory import STATE
 from .layers import weights_of
 from .model import Model
 from .optimizer import sparse_from
+from .origin import Origin, read_origin
 from .recipe import Recipe, TrainConfig
-from .recipe_file import read_recipe
 from .reserve import Grown, grow_schema
-
-SAME = ("features", "embedding", "model")  # sections that decide what the weights mean
 
 
 @dataclass(frozen=True)
-class Yesterday:
-    """A finished run, verified.
+class Yesterday(Origin):
+    """A finished run with its weights: every tensor of its weights.safetensors, by name."""
 
-    sha256: of its manifest.json. weights: every tensor of its weights.safetensors, by name.
-    train: how it was trained.
-    """
-
-    path: Path
-    manifest: pb.Manifest
-    sha256: str
     weights: Mapping[str, Tensor]
-    train: TrainConfig
 
     def grow(self, recipe: Recipe, table: pa.Table) -> Grown:
         """The run's schema and vocabularies for new training rows, and the rows encoded: see reserve.py."""
@@ -116,45 +102,8 @@ class Yesterday:
 
 
 def read_yesterday(path: Path, resolved: str) -> Yesterday:
-    """The run at `path`, for a recipe (resolved, as TOML) that differs from its own in data and training alone.
-
-    Raises:
-        RecipeError: the recipes differ in more; it names the keys. Or that run's cannot be read.
-        ArtifactError: not a run, or one that cannot be trusted.
-    """
-    manifest, told = manifests.read(path), path / RECIPE
-    if manifest.HasField("export") or not told.is_file():
-        raise Malformed(
-            "a run goes on from a run directory",
-            found="a bundle" if manifest.HasField("export") else f"no {RECIPE}",
-            where=str(path),
-            remedy="Name the directory that `quorem train` wrote",
-        )
-    own, now = read_recipe(str(told))[0], Recipe.model_validate(tomllib.loads(resolved))
-    if differing := sorted(_differing(_sections(own), _sections(now))):
-        raise RecipeError(
-            "a run goes on from one whose recipe differs in [data] and [train] alone",
-            found=f"other {', '.join(differing)}",
-            where=str(told),
-            remedy="Write these keys as that run has them, or train afresh",
-        )
-    with safe_open(path / WEIGHTS, "pt") as file:
+    """The run at `path` with its weights; arguments and errors as of `read_origin`."""
+    origin = read_origin(path, resolved)
+    with safe_open(origin.weights_file, "pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
-    found = {name: (str(each.numpy().dtype), tuple(each.shape)) for name, each in weights.items()}
-    manifests.check_tensors(manifests.tensor_shapes(manifest), found, str(path / WEIGHTS))
-    return Yesterday(path, manifest, manifests.sha256_of(path / manifests.NAME), weights, own.train)
-
-
-def _sections(recipe: Recipe) -> dict[str, Any]:
-    """The sections that must be the same, with every default in its place."""
-    whole = recipe.model_dump(mode="json")
-    return {section: whole[section] for section in SAME}
-
-
-def _differing(before: Any, now: Any, place: str = "") -> Iterator[str]:
-    """The dotted keys whose values differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in before.keys() | now.keys():
-            yield from _differing(before.get(key), now.get(key), f"{place}.{key}" if place else key)
-    elif before != now:
-        yield place
+    return Yesterday(origin.path, origin.manifest, origin.sha256, origin.train, weights)

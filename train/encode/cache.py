@@ -27,9 +27,11 @@ class Cache:
         digests. sources: `split`, `name`, `bytes` and `xxh3` of every source file, in the order of their rows.
     schema: fitted to the training rows, as JSON. slots: where the ids of each feature stand. splits: for each split
         `rows`, `positives` and its `shards`, each with `file`, `rows`, `bytes` and `sha256`.
-    vocabularies: for each feature that has one `file`, `values`, `bytes`, `sha256` and `ranges`, in how many
-        ranges of raw64 it was counted; counts are exact. kept: likewise of the file of kept rows.
-    fitted_rows: rows that means, scales and boundaries were fitted to. bad: `rows` that were left out, and some `told`.
+    vocabularies: for each feature that has one `file`, `values`, `bytes` and `sha256`; counts are exact. kept:
+        likewise of the file of kept rows.
+    fitted_rows: rows that means, scales and boundaries were fitted to; 0 where they are those of a run. bad: `rows`
+        that were left out, and some `told`. from_sha256: of the manifest of the run whose schema and vocabularies
+        these go on from, or "".
     """
 
     format_version: int
@@ -43,6 +45,7 @@ class Cache:
     kept: dict[str, Any]
     fitted_rows: int
     bad: dict[str, Any]
+    from_sha256: str = ""
 
     def fitted(self) -> pb.Schema:
         """The schema."""
@@ -123,6 +126,26 @@ def read_cache(directory: Path, *, verify_digests: bool = False) -> Cache:
                 "a file of a cache is the one that was written", found="another", where=str(file), remedy=again
             )
     return cache
+
+
+def check_origin(cache: Cache, sha256: str, where: Path) -> None:
+    """Refuse a cache that has not grown from the run whose manifest has this digest, "" for no run.
+
+    Raises:
+        RecipeError.
+    """
+    if cache.from_sha256 == sha256:
+        return
+    own = f"one encoded --from the run whose manifest.json has sha256 {cache.from_sha256}"
+    again = f"`quorem encode RECIPE{' --from RUN' if sha256 else ''} --out CACHE`, into another directory"
+    raise RecipeError(
+        "a cache holds the ids of the run that it was encoded from: both go on --from the same run, or from none",
+        found=own if cache.from_sha256 else "one encoded from no run",
+        where=str(where),
+        remedy=f"Train with --from that run, or encode these rows with {again}"
+        if cache.from_sha256
+        else f"Run {again}",
+    )
 
 
 def check_recipe(cache: Cache, recipe: Recipe, base: Path, where: Path) -> None:

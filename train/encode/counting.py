@@ -6,18 +6,47 @@ are exact however many values there are: what is paid beyond the bound is time, 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ...protos.ids import MISSING, Int64s, number_vocabulary
-from .arrays import write_arrays
+from ...protos.ids import MISSING, Int64s, VocabularyValues, grow_vocabulary, number_vocabulary
+from .arrays import map_arrays, write_arrays
 from .parts import Part, Rows
 
 _FIRST = 2**20  # values that are gathered before they are merged, at least
 
 
-def count_feature(parts: Sequence[Part], feature: int, min_count: int, most: int, path: Path) -> tuple[int, int]:
+@dataclass(frozen=True)
+class Known:
+    """A vocabulary that is there already, of which no id changes, and the ids that new values may take.
+
+    weights: the file of the run that it is of. feature: its name.
+    """
+
+    weights: Path
+    feature: str
+    room: int
+
+    def values(self) -> VocabularyValues:
+        """It, mapped."""
+        arrays = map_arrays(self.weights)[0]
+        return VocabularyValues(*(arrays[f"vocabulary.{self.feature}.{role}"] for role in ("values", "ids")))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """How many values a vocabulary has, in how many ranges they were counted, how many new ones found no id."""
+
+    values: int
+    ranges: int
+    turned_away: int
+
+
+def count_feature(
+    parts: Sequence[Part], feature: int, min_count: int, most: int, path: Path, known: Known | None = None
+) -> Counted:
     """Count a feature's values in the training rows of the parts, and write its vocabulary.
 
     Args:
@@ -26,12 +55,11 @@ def count_feature(parts: Sequence[Part], feature: int, min_count: int, most: int
         min_count: how often a value that is kept was seen, at least.
         most: distinct values that are held at a time, about.
         path: the file of `values` (V,) int64, rising, and `ids` (V,) int32, numbered as `count_vocabulary` does.
-
-    Returns:
-        How many values are kept, and in how many ranges they were counted.
+        known: what it grows from, as `grow_vocabulary` does; else it is new.
     """
+    held, room = (known.values(), known.room) if known else (None, 0)
     ranges = [(-(2**63), 2**63 - 1)]
-    kept, counted = list[tuple[Int64s, Int64s]](), 0
+    kept, counted, away = list[tuple[Int64s, Int64s]](), 0, 0
     while ranges:
         low, high = ranges.pop()
         values, counts, whole = _count(parts, feature, low, high, most)
@@ -40,11 +68,20 @@ def count_feature(parts: Sequence[Part], feature: int, min_count: int, most: int
             ranges += [(middle + 1, high), (low, middle)]
             continue
         counted += 1
-        frequent = counts >= min_count
-        kept.append((values[frequent], counts[frequent]))
-    found = number_vocabulary(*(np.concatenate(each) for each in zip(*kept, strict=True)))
+        chosen = counts >= min_count
+        if held is not None:
+            chosen &= ~np.isin(values, held.values)  # of the new ones, those that find no room here find none at all
+            chosen[chosen] = fits = number_vocabulary(values[chosen], counts[chosen]).ids <= room
+            away += int((~fits).sum())
+        kept.append((values[chosen], counts[chosen]))
+    values, counts = (np.concatenate(each) for each in zip(*kept, strict=True))
+    if held is not None:
+        found, turned_away = grow_vocabulary(held, values, counts, room)
+        away += turned_away
+    else:
+        found = number_vocabulary(values, counts)
     write_arrays(path, {"values": found.values, "ids": found.ids}, {})
-    return len(found.values), counted
+    return Counted(len(found.values), counted, away)
 
 
 def _count(parts: Sequence[Part], feature: int, low: int, high: int, most: int) -> tuple[Int64s, Int64s, bool]:

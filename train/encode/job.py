@@ -17,6 +17,7 @@ from ...protos.manifest import write_atomically
 from ..columns import column_types
 from ..data import files_of, request_of
 from ..fit import provisional_schema
+from ..origin import Origin
 from ..recipe import Recipe
 from . import cache as caches
 from .assign import assign
@@ -56,8 +57,18 @@ class Limits:
         return max(2**16, self.memory // (self.jobs * _COUNT_BYTES))
 
 
-def encode(recipe: Recipe, base: Path, out: Path, limits: Limits, pool: Pool, progress: Progress) -> tuple[Cache, bool]:
+def encode(
+    recipe: Recipe,
+    base: Path,
+    out: Path,
+    limits: Limits,
+    pool: Pool,
+    progress: Progress,
+    origin: Origin | None = None,
+) -> tuple[Cache, bool]:
     """Encode the rows of a recipe whose relative paths start from `base` into the directory `out`.
+
+    With an `origin` its schema and vocabularies are gone on with, as `grow_schema` does for rows in memory.
 
     Returns:
         The cache, and whether it was there already: of the same rows and recipe, its digests verified.
@@ -82,14 +93,17 @@ def encode(recipe: Recipe, base: Path, out: Path, limits: Limits, pool: Pool, pr
         {"split": split, "name": path.name, "bytes": path.stat().st_size, "xxh3": digest}
         for (split, path), digest in zip(sources, digests, strict=True)
     ]
-    key = xxhash.xxh3_128_hexdigest(json.dumps([recipe_key(recipe), told]).encode())
+    grown = [origin.sha256] if origin else []
+    key = xxhash.xxh3_128_hexdigest(json.dumps([recipe_key(recipe), told, *grown]).encode())
     if (out / caches.NAME).exists():
         found = caches.read_cache(out, verify_digests=True)
         if found.key != key:
-            raise _taken(out, "a cache of other rows, or of another recipe")
+            raise _taken(out, "a cache of other rows, of another recipe, or grown from another run")
         return found, True
     stretch = _open(out, key, limits.stretch)
     schema = provisional_schema(recipe.features)
+    if origin:
+        schema.CopyFrom(origin.manifest.schema)
     scan = Scan(
         schema.SerializeToString(),
         recipe.features,
@@ -101,8 +115,10 @@ def encode(recipe: Recipe, base: Path, out: Path, limits: Limits, pool: Pool, pr
         limits.bad > 0,
     )
     with _alone(out):
+        for left in out.glob(".*.safetensors.*"):  # half written, by one that was killed
+            left.unlink()
         pieces = cut(data, sources, stretch)
-        cache = _encode(recipe, schema, scan, pieces, limits, pool, progress)
+        cache = _encode(recipe, schema, scan, pieces, limits, pool, progress, origin)
         cache = replace(cache, sources=told, key=key)
         write_cache(out, cache)
         shutil.rmtree(out / WORK)
@@ -117,6 +133,7 @@ def _encode(
     limits: Limits,
     pool: Pool,
     progress: Progress,
+    origin: Origin | None,
 ) -> Cache:
     """All stages; the manifest, but for what is known of the sources."""
     data, out = recipe.data, scan.work.parent
@@ -127,8 +144,9 @@ def _encode(
         assign(parts, data.split, str(data.path))
     splits = {split: counts_by_part(parts, split) for split in ("train", "valid", "test")}
     check_splits(splits, data)
-    fitted = fit_all(schema, recipe, parts, splits["train"])
-    vocabularies, counted = count_all(schema, out, parts, limits.distinct, pool, progress)
+    fitted = 0 if origin else fit_all(schema, recipe, parts, splits["train"])
+    weights = origin.weights_file.absolute() if origin else None
+    vocabularies, counted = count_all(schema, out, parts, limits.distinct, pool, progress, weights)
     shards = write_all(schema, out, parts, splits, vocabularies, pool, progress)
     return Cache(
         format_version=caches.FORMAT,
@@ -149,10 +167,11 @@ def _encode(
             }
             for split, each in shards.items()
         },
-        vocabularies={name: counted[name] | described(Path(file)) for name, file in vocabularies.items()},
+        vocabularies={name: {"values": counted[name]} | described(Path(file)) for name, file in vocabularies.items()},
         kept=keep_rows(schema, out, parts, splits),
         fitted_rows=fitted,
         bad=bad,
+        from_sha256=origin.sha256 if origin else "",
     )
 
 
@@ -181,7 +200,7 @@ def _open(out: Path, key: str, stretch: int) -> int:
     if note.exists():
         begun = json.loads(note.read_text())
         if begun["key"] != key:
-            raise _taken(out, "an unfinished encoding of other rows, or of another recipe")
+            raise _taken(out, "an unfinished encoding of other rows, of another recipe, or from another run")
         return begun["stretch"]
     if out.exists() and (not out.is_dir() or any(each.name != WORK for each in out.iterdir())):
         raise _taken(out, "something else")

@@ -10,7 +10,7 @@ from ..kept import Kept
 from ..recipe import Recipe
 from ..sources.paths import expand
 from .arrays import map_arrays
-from .cache import KEPT, Cache, check_recipe, read_cache
+from .cache import KEPT, Cache, check_origin, check_recipe, read_cache
 from .source import Cached
 
 
@@ -20,11 +20,12 @@ class Opened:
     cache: its manifest. vocabularies: feature -> values. facts: of its rows.
     """
 
-    def __init__(self, recipe: Recipe, base: Path) -> None:
-        """Open it; relative paths start from `base`.
+    def __init__(self, recipe: Recipe, base: Path, origin: str = "") -> None:
+        """Open it; relative paths start from `base`, and `origin` is the digest of the run that is gone on from.
 
         Raises:
-            ArtifactError: see `read_cache`. RecipeError: a cache of another recipe or of other rows; made rows.
+            ArtifactError: see `read_cache`. RecipeError: a cache of another recipe, of other rows or from another run;
+                made rows.
         """
         assert recipe.data.cache is not None
         if recipe.data.source == "synthetic":
@@ -37,6 +38,7 @@ class Opened:
         self.directory = base / Path(expand(recipe.data.cache, "data.cache")).expanduser()
         self.cache: Cache = read_cache(self.directory)
         check_recipe(self.cache, recipe, base, self.directory)
+        check_origin(self.cache, origin, self.directory)
         self.vocabularies = dict[str, VocabularyValues]()
         for name, told in self.cache.vocabularies.items():
             arrays = map_arrays(self.directory / str(told["file"]))[0]

@@ -9,7 +9,10 @@ from rich.progress import Progress as Bars
 
 
 class Progress:
-    """A bar for each stage, on a terminal; a line for each where there is none."""
+    """A bar for each stage, on a terminal; a line for each where there is none.
+
+    seconds: of each stage. ranges: in how many ranges of raw64 each vocabulary was counted.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console, self.rows, self.since = console, 0, time.perf_counter()
@@ -22,6 +25,7 @@ class Progress:
             console=console,
             disable=console.quiet or not console.is_terminal,
         )
+        self.ranges = dict[str, int]()
         self.stage, self.seconds, self.task = "", dict[str, float](), self.bars.add_task("", total=None, told="")
         self.bars.update(self.task, visible=False)
 

@@ -126,11 +126,8 @@ def _conformed(
     path = reader.piece.path
     try:
         return pa.Table.from_batches([_checked(scan, batch, path, before)]), None, []
-    except QuoremError as error:
+    except QuoremError:
         none = _checked(scan, batch.slice(0, 0), path, before)  # which refuses a column as a whole
-        if not scan.tolerant:
-            _checked(scan, batch, path, reader.row(before) - 1)
-            raise error from None
     good, told = list[tuple[int, pa.RecordBatch]](), list[str]()
 
     def keep(first: int, count: int) -> None:
@@ -143,6 +140,8 @@ def _conformed(
                 keep(first, count // 2)
                 keep(first + count // 2, count - count // 2)
                 return
+            if not scan.tolerant:
+                raise
             told.append(str(error))
             if len(told) > MOST:
                 raise _hopeless(error) from None

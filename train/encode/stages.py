@@ -13,9 +13,10 @@ from ..data import DataConfig
 from ..fit import fit_numbers, needs_numbers
 from ..kept import CALIBRATION_ROWS, REFERENCE_ROWS, VALIDATION_ROWS, spaced
 from ..recipe import Recipe
+from ..reserve import note_growth
 from .arrays import write_arrays
 from .cache import KEPT, described
-from .counting import count_feature
+from .counting import Known, count_feature
 from .parts import Part, Rows
 from .pieces import Piece
 from .pool import Pool
@@ -126,24 +127,38 @@ def fit_all(schema: pb.Schema, recipe: Recipe, parts: Sequence[Part], counts: Se
 
 
 def count_all(
-    schema: pb.Schema, out: Path, parts: Sequence[Part], most: int, pool: Pool, progress: Progress
-) -> tuple[dict[str, str], dict[str, dict[str, int]]]:
-    """The vocabularies' files by feature, and how many values each has and in how many ranges it was counted."""
+    schema: pb.Schema,
+    out: Path,
+    parts: Sequence[Part],
+    most: int,
+    pool: Pool,
+    progress: Progress,
+    weights: Path | None = None,
+) -> tuple[dict[str, str], dict[str, int]]:
+    """The vocabularies' files by feature, and how many values each has.
+
+    They grow from those of a run where its `weights` are given, and the schema, which is its own, is brought up to it.
+    """
     features = [
         (index, feature)
         for index, feature in enumerate(schema.features)
         if feature.WhichOneof("encoding") == "vocabulary"
     ]
     files = {feature.name: str(out / f"vocabulary-{index:03}.safetensors") for index, feature in features}
-    tasks = [
-        (parts, index, feature.vocabulary.min_count, most, Path(files[feature.name])) for index, feature in features
-    ]
+    tasks = list[tuple[Any, ...]]()
+    for index, feature in features:
+        held = feature.vocabulary
+        known = Known(weights, feature.name, held.reserve) if weights else None
+        tasks.append((parts, index, held.min_count, most, Path(files[feature.name]), known))
     progress.begin("counting", len(tasks))
-    counted = dict[str, dict[str, int]]()
-    for number, (values, ranges) in pool.run(count_feature, tasks):
-        feature = features[number][1]
-        feature.vocabulary.size = values
-        counted[feature.name] = {"values": values, "ranges": ranges}
+    counted = dict[str, int]()
+    for number, found in pool.run(count_feature, tasks):
+        name, held = features[number][1].name, features[number][1].vocabulary
+        if weights:
+            note_growth(held, found.values, found.turned_away)
+        else:
+            held.size = found.values
+        counted[name], progress.ranges[name] = found.values, found.ranges
         progress.add(1)
     return files, counted
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Adam
 
 from ..batches import batch_of, batches_of, shuffled
-from ..checkpoint import checkpoint_tensors, part, prefixed, save_tensors
+from ..checkpoint import checkpoint_tensors, is_finite, part, prefixed, save_tensors
 from ..features import Rows
 from ..loop import Interrupted, Place, no_number, stop_signals
 from ..optimizer import load_state_tensors, make_optimizer, sparse_from, state_tensors
@@ -78,7 +78,7 @@ def learn_choice(net: Supernet, train: Rows, valid: Rows, recipe: Recipe, place:
             if last or stop:
                 learning.save(place, done, where)
             if stop:
-                raise Interrupted
+                raise Interrupted(stop)
 
 
 class _Learning:
@@ -145,7 +145,7 @@ class _Learning:
         whole = prefixed("model", self.net.model.state_dict()) | prefixed("choice", self.net.choice.state_dict())
         whole |= prefixed("optimizer", state_tensors(self.optimizer))
         whole |= prefixed("learner", state_tensors(self.learner))
-        if not all(each.isfinite().all() for each in whole.values()):
+        if not all(map(is_finite, whole.values())):
             raise no_number("weight", where)
         progress = {"step": done, "validation": self.validation.number, "valid_loss": self.checked()}
         save_tensors(place.directory, whole, progress, place.identity)

@@ -17,13 +17,12 @@ from ...protos import manifest_pb2 as pb
 from ...protos import plan, plan_directory
 from ..checkpoint import NAME as CHECKPOINT
 from ..directory import check_run, open_run
-from ..distributed import refuse_ranks
 from ..fresh import identity
 from ..loop import Interrupted, Place, evaluate_rows
 from ..prepare import Prepared, prepare
 from ..recipe import Recipe
 from ..recipe_file import read_recipe, to_toml
-from ..run import INTERRUPTED, choose_device
+from ..run import choose_device
 from .budget import check_candidates, supernet_parameters
 from .derive import wide_plan, with_dims
 from .figures import draw_choice, draw_dims
@@ -42,17 +41,16 @@ UNDECIDED, TINY = 0.95, 1e-12  # of the entropy of equal probabilities; and what
 
 def main(args: argparse.Namespace) -> int:
     """Run `quorem search`; returns the exit code."""
-    refuse_ranks("`quorem search`")
     began = time.monotonic()
     recipe, base = read_recipe(args.recipe, args.set, args.seed)
     device = choose_device(args.device)
     try:
         made, found = search(recipe, base, args.out, device, resume=args.resume, quiet=args.quiet)
-    except Interrupted:
+    except Interrupted as stopped:
         again = shlex.join(_again(args))
         told = f"\nStopped; everything up to the last batch is saved. Go on with:\n  {again}"
         print(json.dumps({"error": "Interrupted", "remedy": again}) if args.json else told, file=sys.stderr)
-        return INTERRUPTED
+        return stopped.status
     facts = _facts(args.out, recipe, made, found) | {
         "device": device.type,
         "seconds": round(time.monotonic() - began, 2),

@@ -1,0 +1,79 @@
+"""The origin: the finished run that rows or a run go on from, as far as its directory tells without its weights."""
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..protos import manifest as manifests
+from ..protos import manifest_pb2 as pb
+from ..protos.errors import Malformed, RecipeError
+from .encode.arrays import map_arrays
+from .recipe import Recipe, TrainConfig
+from .recipe_file import read_recipe
+
+RECIPE, WEIGHTS = "recipe.toml", "weights.safetensors"  # of a run directory
+SAME = ("features", "embedding", "model")  # sections that decide what the weights mean
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A finished run, verified.
+
+    sha256: of its manifest.json. train: how it was trained.
+    """
+
+    path: Path
+    manifest: pb.Manifest
+    sha256: str
+    train: TrainConfig
+
+    @property
+    def weights_file(self) -> Path:
+        """The file of its weights; `vocabulary.FEATURE.values` and `.ids` are among them."""
+        return self.path / WEIGHTS
+
+
+def read_origin(path: Path, resolved: str) -> Origin:
+    """The run at `path`, for a recipe (resolved, as TOML) that differs from its own in data and training alone.
+
+    Raises:
+        RecipeError: the recipes differ in more; it names the keys. Or that run's cannot be read.
+        ArtifactError: not a run, or one that cannot be trusted.
+    """
+    manifest, told = manifests.read(path), path / RECIPE
+    if manifest.HasField("export") or not told.is_file():
+        raise Malformed(
+            "a run goes on from a run directory",
+            found="a bundle" if manifest.HasField("export") else f"no {RECIPE}",
+            where=str(path),
+            remedy="Name the directory that `quorem train` wrote",
+        )
+    own, now = read_recipe(str(told))[0], Recipe.model_validate(tomllib.loads(resolved))
+    if differing := sorted(_differing(_sections(own), _sections(now))):
+        raise RecipeError(
+            "a run goes on from one whose recipe differs in [data] and [train] alone",
+            found=f"other {', '.join(differing)}",
+            where=str(told),
+            remedy="Write these keys as that run has them, or train afresh",
+        )
+    origin = Origin(path, manifest, manifests.sha256_of(path / manifests.NAME), own.train)
+    found = {name: (str(each.dtype), each.shape) for name, each in map_arrays(origin.weights_file)[0].items()}
+    manifests.check_tensors(manifests.tensor_shapes(manifest), found, str(origin.weights_file))
+    return origin
+
+
+def _sections(recipe: Recipe) -> dict[str, Any]:
+    """The sections that must be the same, with every default in its place."""
+    whole = recipe.model_dump(mode="json")
+    return {section: whole[section] for section in SAME}
+
+
+def _differing(before: Any, now: Any, place: str = "") -> Iterator[str]:
+    """The dotted keys whose values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in before.keys() | now.keys():
+            yield from _differing(before.get(key), now.get(key), f"{place}.{key}" if place else key)
+    elif before != now:
+        yield place
