@@ -192,11 +192,36 @@ def test_a_batch_of_empty_bags_touches_no_row() -> None:
     assert not ((touched >= partition.starts[bag]) & (touched < partition.starts[bag + 1])).any()
 
 
+@pytest.mark.parametrize("dense", [0, 10**6])
+def test_what_backward_summed_is_not_sorted_again(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sorts = list[int]()
+
+    def counted(keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        sorts.append(len(keys))
+        return torch.sort(keys, stable=True)
+
+    monkeypatch.setattr("quorem.train.lookup._sorted", counted)
+    model, rows = make("full", pb.ALONE, 0, bag=0)
+    learn(model, rows, learner(model, configured("rowwise_adagrad", dense, 0.0)), 0.0, range(1))
+    assert sorts == [3 * BATCH]  # once for the tables of both orders, their gradients and their steps
+
+
+@pytest.mark.parametrize(("scheme", "combine", "hidden"), JOINS)
+def test_rows_that_are_said_to_rise_rise(scheme: str, combine: pb.Combine, hidden: int) -> None:
+    model, rows = make(scheme, combine, hidden, bag=0)
+    model.sparsify(0)
+    for group in model.embedding.packed():
+        lookups, spread = group.lookups(rows.ids)
+        for lookup in lookups:
+            assert spread is not None or not lookup.ordered
+            assert not lookup.ordered or bool((lookup.rows.diff() >= 0).all())
+
+
 def plain_sums(rows: Tensor, gradients: Tensor, size: int) -> Tensor:
     return torch.zeros(size, gradients.shape[1], dtype=gradients.dtype).index_add_(0, rows, gradients)
 
 
-@pytest.mark.parametrize("size", [3, 1000, 2**31 + 5])
+@pytest.mark.parametrize("size", [3, 1000, 2**31 + 5, 2**62])
 @pytest.mark.parametrize("count", [0, 1, 500])
 def test_duplicates_are_summed_once(count: int, size: int) -> None:
     draw = torch.Generator().manual_seed(count)
@@ -207,6 +232,10 @@ def test_duplicates_are_summed_once(count: int, size: int) -> None:
     found = distinct(rows, size)
     assert found.rows.tolist() == sorted(set(rows.tolist()))
     torch.testing.assert_close(found.sums(gradients), expected[found.rows - (size - high)])
+    ordered, order = rows.sort(stable=True)
+    known = distinct(ordered, size, ordered=True)
+    assert torch.equal(known.rows, found.rows)
+    assert torch.equal(known.sums(gradients[order]), found.sums(gradients))
     if count:
         again, sums = whole_sums(rows, gradients)  # as on a GPU: a row as often as it came, each with the whole
         assert again.tolist() == sorted(rows.tolist())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from quorem.train.interactions import dots, sum_of_pairs
+from quorem.train.interactions import dots, pairs, sum_of_pairs
 from quorem.train.join import Kind, join
 from torch import Tensor
 
@@ -44,6 +44,10 @@ def test_joins(kind: Kind, count: int) -> None:
 
 def test_sum_of_pairs() -> None:
     same(sum_of_pairs, lambda v: v.sum(1).square() - v.square().sum(1), drawn(300, 7, 6))
+
+
+def test_pairs() -> None:
+    same(pairs, lambda v: (v.sum(1).square() - v.square().sum(1)).sum(1, keepdim=True) / 2, drawn(300, 7, 6))
 
 
 @pytest.mark.parametrize("count", [2, 3, 27])

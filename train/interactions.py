@@ -17,6 +17,13 @@ def sum_of_pairs(vectors: Tensor) -> Tensor:
     return found
 
 
+def pairs(vectors: Tensor) -> Tensor:
+    """The sum over pairs of dot products of vectors, half of `sum_of_pairs` over components: (B, V, D) -> (B, 1)."""
+    found = _Pairs.apply(vectors)
+    assert isinstance(found, Tensor)
+    return found
+
+
 def dots(vectors: Tensor) -> Tensor:
     """The dot product of each pair: (B, V, D) -> (B, P), row by row of the triangle below the diagonal."""
     found = _Dots.apply(vectors)
@@ -37,6 +44,21 @@ class _SumOfPairs(torch.autograd.Function):
         twice = grad_outputs[0] * 2
         own = vectors * twice.unsqueeze(1)
         return torch.sub((twice * total).unsqueeze(1), own, out=own)
+
+
+class _Pairs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        total = vectors.sum(1)
+        ctx.save_for_backward(vectors, total)
+        return (total.square() - vectors.square().sum(1)).sum(1, keepdim=True) / 2
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        vectors, total = ctx.saved_tensors
+        (gradient,) = grad_outputs
+        own = vectors * gradient.unsqueeze(1)  # one number for all of a row's vectors
+        return torch.sub((total * gradient).unsqueeze(1), own, out=own)
 
 
 class _Dots(torch.autograd.Function):

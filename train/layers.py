@@ -14,7 +14,7 @@ from torch.nn import functional
 from ..protos import manifest_pb2 as pb
 from .batch_norm import BatchNorm
 from .dropout import Dropout
-from .interactions import dots, sum_of_pairs
+from .interactions import dots, pairs, sum_of_pairs
 
 ROLES = {"running_mean": "mean", "running_var": "variance"}  # torch's names, where the manifest has others
 
@@ -177,20 +177,17 @@ def _activation(layer: pb.Layer, _: nn.Module | None, inputs: Sequence[Tensor]) 
     return torch.relu(inputs[0]) if layer.activation.function == pb.RELU else torch.sigmoid(inputs[0])
 
 
-def _pairs(value: Tensor, dim: int) -> Tensor:
-    """Twice the sum over pairs of products of vectors, component by component: (B, V * D) -> (B, D) float32.
-
-    In fp32 always: the two squares are large beside their difference.
-    """
-    return sum_of_pairs(value.float().unflatten(1, (-1, dim)))
+def _vectors(value: Tensor, dim: int) -> Tensor:
+    """(B, V * D) -> (B, V, D) float32: in fp32 always, the squares that pairs are taken from are large beside them."""
+    return value.float().unflatten(1, (-1, dim))
 
 
 def _fm(layer: pb.Layer, _: nn.Module | None, inputs: Sequence[Tensor]) -> Tensor:
-    return _pairs(inputs[0], layer.fm.dim).sum(1, keepdim=True) / 2
+    return pairs(_vectors(inputs[0], layer.fm.dim))
 
 
 def _bi_interaction(layer: pb.Layer, _: nn.Module | None, inputs: Sequence[Tensor]) -> Tensor:
-    return _pairs(inputs[0], layer.bi_interaction.dim) / 2
+    return sum_of_pairs(_vectors(inputs[0], layer.bi_interaction.dim)) / 2
 
 
 def _dot(layer: pb.Layer, _: nn.Module | None, inputs: Sequence[Tensor]) -> Tensor:

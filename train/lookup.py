@@ -5,8 +5,9 @@ table; D its width.
 
 Equal rows are brought together by one sort and their gradients added by one sum over bags, in the order of the batch:
 the bits of a dense gradient, on one core in a fifth of the time that torch takes for one, and with no memory for rows
-that no id asked for. Measured beside it: n numbers that say where a row stands among the lookups find equal rows in
-.7 of a sort's time, but to add up where they say takes twice as long as sort and sum together.
+that no id asked for. Rows that are known to rise are not sorted. Measured beside it: n numbers that say where a row
+stands among the lookups find equal rows in the time of a sort, but to add up where they say takes twice as long as
+sort and sum together.
 """
 
 from functools import cached_property
@@ -15,8 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding, embedding_bag
-
-INT32 = 2**31  # below it rows are sorted as int32, twice as fast
 
 
 class Distinct(NamedTuple):
@@ -36,19 +35,35 @@ class Distinct(NamedTuple):
         return embedding_bag(self.order, gradients, self.starts, mode="sum")
 
 
-def distinct(rows: Tensor, size: int, real: Tensor | None = None) -> Distinct:
+def distinct(rows: Tensor, size: int, real: Tensor | None = None, *, ordered: bool = False) -> Distinct:
     """The distinct rows of a lookup in a table of `size` rows, on the CPU.
 
     Args:
         rows: (N,) int64.
         size: rows of the table.
         real: (N,) bool, False where nothing was looked up; None: everywhere was.
+        ordered: whether no row is below the one before it, so that nothing is to be sorted.
     """
     places = None if real is None else real.nonzero().flatten()
     keys = rows if places is None else rows[places]
-    ordered, order = torch.sort(keys.int() if size <= INT32 else keys, stable=True)
-    found, owners, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
-    return Distinct(found.long(), order if places is None else places[order], counts.cumsum(0) - counts, owners)
+    keys, order = (keys, torch.arange(len(keys))) if ordered else _sorted(keys, size)
+    found, owners, counts = torch.unique_consecutive(keys, return_inverse=True, return_counts=True)
+    return Distinct(found, order if places is None else places[order], counts.cumsum(0) - counts, owners)
+
+
+def _sorted(keys: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Keys below `size`, (N,) int64, in order; and their places among those that came in, rising where keys are equal.
+
+    A key and its place are one number, so that numbers are sorted, and no pairs: in half the time.
+    """
+    bits = len(keys).bit_length()
+    if size > 2 ** (63 - bits):
+        ordered, order = torch.sort(keys, stable=True)
+        return ordered, order
+    packed = torch.arange(len(keys)).add_(keys, alpha=2**bits)
+    packed.numpy().sort()
+    order = packed & (2**bits - 1)
+    return packed.bitwise_right_shift_(bits), order
 
 
 class Spread:
@@ -77,7 +92,7 @@ class _SpreadOut(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors: Tensor, spread: Spread) -> Tensor:
         ctx.spread = spread
-        return embedding(spread.owners, vectors)
+        return rows_from(vectors, spread.owners)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
@@ -86,15 +101,19 @@ class _SpreadOut(torch.autograd.Function):
 
 
 class Lookup:
-    """Rows (B, S) int64 of a packed table of `size` rows; `real`, (B, S) bool, is False at padding (None: none)."""
+    """Rows (B, S) int64 of a packed table of `size` rows; `real`, (B, S) bool, is False at padding (None: none).
 
-    def __init__(self, rows: Tensor, real: Tensor | None, size: int) -> None:
-        self.rows, self.real, self.size = rows, real, size
+    ordered: whether they are known not to fall, from slot to slot and from row to row of the batch.
+    """
+
+    def __init__(self, rows: Tensor, real: Tensor | None, size: int, *, ordered: bool = False) -> None:
+        self.rows, self.real, self.size, self.ordered = rows, real, size, ordered
 
     @cached_property
     def distinct(self) -> Distinct:
         """The distinct rows, found once for all tables that are looked up alike."""
-        return distinct(self.rows.flatten(), self.size, None if self.real is None else self.real.flatten())
+        real = None if self.real is None else self.real.flatten()
+        return distinct(self.rows.flatten(), self.size, real, ordered=self.ordered)
 
     def take(self, weight: Tensor, *, sparse: bool) -> Tensor:
         """Rows of `weight`, (n, D) -> (B, S, D); its gradient will be sparse (COO, the rows looked up) or dense.
@@ -110,7 +129,7 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, lookup: Lookup, sparse: bool) -> Tensor:
         ctx.lookup, ctx.sparse, ctx.shape = lookup, sparse, weight.shape
-        return embedding(lookup.rows, weight)
+        return rows_from(weight, lookup.rows)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
@@ -121,6 +140,14 @@ class _Take(torch.autograd.Function):
         if ctx.sparse:
             return sparse_gradient(rows, sums, ctx.shape, coalesced=True), None, None
         return gradients.new_zeros(ctx.shape).index_copy_(0, rows, sums), None, None
+
+
+def rows_from(table: Tensor, rows: Tensor) -> Tensor:
+    """(n, D), and rows of any shape, int64 -> those rows, (*, D)."""
+    if table.shape[1] > 1:
+        return embedding(rows, table)
+    # Numbers of a vector are gathered in half the time of rows of one number.
+    return table.flatten().index_select(0, rows.flatten()).view(*rows.shape, 1)
 
 
 def sparse_gradient(rows: Tensor, gradients: Tensor, shape: torch.Size, *, coalesced: bool) -> Tensor:

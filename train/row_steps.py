@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .lookup import distinct, whole_sums
+from .lookup import distinct, rows_from, whole_sums
 
 Kind = Literal["adam", "amsgrad", "adagrad", "rowwise_adagrad"]
 BETAS, ADAM_EPSILON, ADAGRAD_EPSILON = (0.9, 0.999), 1e-8, 1e-10  # as torch's Adam and Adagrad have them
@@ -39,7 +39,7 @@ class RowSteps(Optimizer):
                 if table.grad is None:
                     continue
                 rows, gradient = rows_of(table.grad)
-                weight = table.index_select(0, rows)
+                weight = rows_from(table, rows)
                 if group["weight_decay"]:
                     gradient = gradient.add(weight, alpha=group["weight_decay"])
                 if self.kind in ("adam", "amsgrad"):
@@ -54,7 +54,7 @@ class RowSteps(Optimizer):
         if self.kind == "rowwise_adagrad":
             squares = squares.mean(1, keepdim=True)
         total = self._state(table, "sum", squares.shape[1])
-        held = total.index_select(0, rows).add_(squares)
+        held = rows_from(total, rows).add_(squares)
         total.index_copy_(0, rows, held)
         weight.addcdiv_(gradient, held.sqrt_().add_(ADAGRAD_EPSILON), value=-lr)
 
@@ -67,12 +67,12 @@ class RowSteps(Optimizer):
         moments = list[Tensor]()
         for name, value, beta in (("exp_avg", gradient, first), ("exp_avg_sq", gradient.square(), second)):
             whole = self._state(table, name, width)
-            moments.append(whole.index_select(0, rows).lerp_(value, 1 - beta))
+            moments.append(rows_from(whole, rows).lerp_(value, 1 - beta))
             whole.index_copy_(0, rows, moments[-1])
         mean, square = moments
         if self.kind == "amsgrad":
             whole = self._state(table, "max_exp_avg_sq", width)
-            square = torch.maximum(whole.index_select(0, rows), square)
+            square = torch.maximum(rows_from(whole, rows), square)
             whole.index_copy_(0, rows, square)
         root = square.sqrt_().div_((1 - second**count) ** 0.5).add_(ADAM_EPSILON)
         weight.addcdiv_(mean, root, value=-lr / (1 - first**count))
@@ -95,5 +95,7 @@ def rows_of(gradient: Tensor) -> tuple[Tensor, Tensor]:
         return rows, values
     if gradient.is_cuda:
         return whole_sums(rows, values)
+    if bool((rows[1:] > rows[:-1]).all()):  # as backward made it: torch forgets that what it keeps was coalesced
+        return rows, values
     found = distinct(rows, gradient.shape[0])
     return found.rows, found.sums(values)

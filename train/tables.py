@@ -63,6 +63,7 @@ class Partition(nn.Module):
         self.wraps = any(
             -(-field.cardinality // table.divide) > table.rows for field, table in zip(fields, tables, strict=True)
         )
+        self.rises = not self.wraps and not tables[0].classes  # whether its rows rise with a slot's ids
         self.divide: Tensor
         self.modulus: Tensor
         self.offset: Tensor
@@ -89,13 +90,14 @@ class Partition(nn.Module):
 
         With `slots`, (U,) int64, for ids (U,) of those slots.
         """
-        divide, modulus, offset = self.divide, self.modulus, self.offset
-        if slots is not None:
-            divide, modulus, offset = (each.index_select(0, slots) for each in (divide, modulus, offset))
+
+        def of(values: Tensor) -> Tensor:
+            return values if slots is None else values.index_select(0, slots)
+
         if self.classes is not None:
-            return self.classes[ids + offset]
-        quotients = ids // divide if self.divides else ids
-        return (quotients % modulus if self.wraps else quotients) + offset
+            return self.classes[ids + of(self.offset)]
+        quotients = ids // of(self.divide) if self.divides else ids
+        return (quotients % of(self.modulus) if self.wraps else quotients) + of(self.offset)
 
     def tables(self) -> Iterator[tuple[pb.Field, Tensor]]:
         """Every field with its table (rows, width), a view without gradient."""
@@ -175,7 +177,7 @@ class PackedGroup(nn.Module):
 
         The second is for large tables that learn: what joins their rows, and learns from it, is done once an id.
         """
-        ids = ids.index_select(1, self.columns)
+        ids = ids.gather(1, self.columns.expand(len(ids), -1))  # index_select takes three times as long
         if self.spreads and torch.is_grad_enabled() and not ids.is_cuda and any(each.sparse for each in self.packed()):
             return self._once_an_id(Spread(ids, self.starts))
         real = ids >= 0 if self.pools else None
@@ -191,7 +193,7 @@ class PackedGroup(nn.Module):
         for each in self.packed():
             count = int(torch.searchsorted(spread.slots, each.slots))  # ids of the first slots come first
             rows = each.rows(spread.ids[:count], spread.slots[:count])
-            found.append(Lookup(rows.unsqueeze(0), None, len(each.weight)))
+            found.append(Lookup(rows.unsqueeze(0), None, len(each.weight), ordered=each.rises))
         return found, spread
 
     def forward(self, lookups: Sequence[Lookup], spread: Spread | None) -> tuple[Tensor, list[Touched]]:
