@@ -11,9 +11,10 @@ SHELL := bash
 help: ## what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(wildcard serve/nghttp2/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m quorem.serve.nghttp2.build || true  # the server runs without it
 	touch $@
 
 demo: $(STAMP) ## synthetic clicks all the way to scores: a page and a table, in demo-out/
@@ -24,9 +25,11 @@ test: $(STAMP) ## every test; set QUOREM_DATA for those on real rows
 
 FUZZ_SECONDS ?= 600
 
-fuzz: $(STAMP) ## bundles and requests spoilt at random for ten minutes, or FUZZ_SECONDS: none is half read, none ends a process
-	FUZZ_SECONDS=$$(( $(FUZZ_SECONDS) / 2 )) $(BIN)/python tests/fuzz.py
-	FUZZ_SECONDS=$$(( $(FUZZ_SECONDS) / 2 )) $(BIN)/python tests/fuzz_requests.py
+fuzz: $(STAMP) ## bundles, requests and HTTP/2 frames spoilt at random for ten minutes, or FUZZ_SECONDS: none is half read, none ends a process
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python tests/fuzz_shim.py & shim=$$!; \
+	FUZZ_SECONDS=$$(( $(FUZZ_SECONDS) / 2 )) $(BIN)/python tests/fuzz.py && \
+	FUZZ_SECONDS=$$(( $(FUZZ_SECONDS) / 2 )) $(BIN)/python tests/fuzz_requests.py && \
+	wait $$shim
 
 soak: $(STAMP) ## a server under load for ten minutes, or SOAK_SECONDS, while versions change, bad ones come and workers die
 	$(BIN)/python tests/soak.py
@@ -68,4 +71,4 @@ protos: $(STAMP) ## the generated code of protos/*.proto
 	$(BIN)/python -m quorem.protos
 
 clean: ## all that make made
-	rm -rf .venv build dist demo-out *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf serve/nghttp2/_shim_* .venv build dist demo-out *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,12 +1,11 @@
 """Admission: which requests are let in to be computed, by rows in flight and by the caller's deadline."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
-from ..protos.errors import Gone, Overloaded, TooLate
+from ..protos.errors import Gone, Overloaded, QuoremError, TooLate
 from .call import Call
 
 WEIGHT = 0.05  # of the newest call in the averages: they are those of about the last 20
@@ -30,11 +29,39 @@ class _Pace:
     def is_stale(self, now: float) -> bool:
         return now - self.learned >= STALE_S
 
-    def learn(self, cost_s: float, rows: int, now: float) -> None:
-        weight = 1.0 if self.is_stale(now) else WEIGHT
+    def learn(self, cost_s: float, rows: Sequence[int], now: float) -> None:
+        """Learn of calls that ended together, each of that cost, from the rows of the mean one."""
+        count = len(rows)
+        weight = 1.0 if now - self.learned >= STALE_S else WEIGHT if count == 1 else 1 - (1 - WEIGHT) ** count
         self.cost_s += weight * (cost_s - self.cost_s)
-        self.rows += weight * (rows - self.rows)
+        self.rows += weight * (sum(rows) / count - self.rows)
         self.learned = now
+
+
+class Visit:
+    """Calls that were let in together, until the context ends; only Admission looks inside.
+
+    rows: of each call, by model. expected_s: of all of them.
+    began_s: what a call that never left would have cost until they came.
+    """
+
+    __slots__ = ("_admission", "began_s", "expected_s", "rows")
+
+    def __init__(self, admission: "Admission") -> None:
+        self._admission = admission
+        self.expected_s, self.began_s = 0.0, 0.0
+        self.rows: dict[str, list[int]] = {}
+
+    def __enter__(self) -> None:
+        """They are in since they were let in."""
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let those out that are still in; what failed teaches nothing."""
+        self._admission.leave(self, done=kind is None)
+
+    def fail(self, call: Call) -> None:
+        """Let one of them out that has failed, before the others."""
+        self._admission.drop(self, call)
 
 
 class Admission:
@@ -52,8 +79,7 @@ class Admission:
         self._shared_s, self._moved = 0.0, 0.0  # what a call that never left would have cost, up to when
         self._paces, self._overall = dict[str, _Pace](), _Pace()
 
-    @contextmanager
-    def enter(self, rows: int, call: Call) -> Iterator[None]:
+    def enter(self, rows: int, call: Call) -> Visit:
         """Let a call in for as long as the context lasts, within which it is encoded and computed.
 
         Args:
@@ -65,25 +91,64 @@ class Admission:
             TooLate: the deadline has passed, or would even if nothing else were in flight.
             Gone: nobody waits for the answer.
         """
+        visit = Visit(self)
         if not call.is_wanted():
-            raise Gone("a call's caller waits for the answer", found="one that has cancelled it, or gone")
+            raise _gone()
         with self._lock:
-            expected_s = self._expected_s(rows, call, self._move())
-            self._calls, self._rows, self._ahead_s = self._calls + 1, self._rows + rows, self._ahead_s + expected_s
-            began_s = self._shared_s
-        done = False
-        try:
-            yield
-            done = True
-        finally:
-            with self._lock:
-                now = self._move()
-                self._calls, self._rows = self._calls - 1, self._rows - rows
-                self._ahead_s = self._ahead_s - expected_s if self._calls else 0.0  # an idle worker forgets roundings
-                if done:
-                    cost_s = self._shared_s - began_s
-                    for pace in (self._paces.setdefault(call.model, _Pace()), self._overall):
-                        pace.learn(cost_s, rows, now)
+            self._let_in(visit, rows, call, self._move())
+        return visit
+
+    def enter_together(self, calls: Iterable[Call]) -> tuple[Visit, dict[int, QuoremError]]:
+        """Let in, one after the other, calls that are computed together; those that are not, by place, and why not.
+
+        Args:
+            calls: whose `model` and `rows` are known.
+        """
+        visit = Visit(self)
+        refused: dict[int, QuoremError] = {}
+        with self._lock:
+            now = self._move()
+            for place, call in enumerate(calls):
+                try:
+                    if not call.is_wanted():
+                        raise _gone()
+                    self._let_in(visit, call.rows, call, now)
+                except (Gone, Overloaded, TooLate) as error:
+                    refused[place] = error
+        return visit, refused
+
+    def _let_in(self, visit: Visit, rows: int, call: Call, now: float) -> None:
+        expected_s = self._expected_s(rows, call, now)
+        self._calls += 1
+        self._rows += rows
+        self._ahead_s += expected_s
+        visit.expected_s += expected_s
+        visit.began_s = self._shared_s
+        visit.rows.setdefault(call.model, []).append(rows)
+
+    def drop(self, visit: Visit, call: Call) -> None:
+        """See `Visit.fail`."""
+        with self._lock:
+            self._move()
+            self._calls, self._rows = self._calls - 1, self._rows - call.rows
+            visit.rows[call.model].remove(call.rows)
+            if not visit.rows[call.model]:
+                del visit.rows[call.model]
+
+    def leave(self, visit: Visit, *, done: bool) -> None:
+        """See `Visit`."""
+        with self._lock:
+            now = self._move()
+            for rows in visit.rows.values():
+                self._calls, self._rows = self._calls - len(rows), self._rows - sum(rows)
+            self._ahead_s = self._ahead_s - visit.expected_s if self._calls else 0.0  # an idle worker forgets roundings
+            if done:
+                cost_s = self._shared_s - visit.began_s
+                for model, rows in visit.rows.items():
+                    if model not in self._paces:
+                        self._paces[model] = _Pace()
+                    self._paces[model].learn(cost_s, rows, now)
+                    self._overall.learn(cost_s, rows, now)
 
     def refusal(self, calls: int) -> Overloaded | None:
         """Why there is no room for one more call, if so, before its rows are known: it is taken for an average one.
@@ -104,7 +169,9 @@ class Admission:
             raise self._overloaded(self._rows, self._ahead_s)
         pace = self._paces.get(call.model)
         expected_s = 0.0 if pace is None or pace.is_stale(now) else rows * pace.row_s
-        left_s = float("inf") if call.deadline is None else call.deadline - now
+        if call.deadline is None:
+            return expected_s
+        left_s = call.deadline - now
         if left_s <= 0 or left_s < expected_s:
             raise TooLate(
                 "a call is computed if its deadline leaves the time",
@@ -130,6 +197,10 @@ class Admission:
             self._shared_s += (now - self._moved) / self._calls
         self._moved = now
         return now
+
+
+def _gone() -> Gone:
+    return Gone("a call's caller waits for the answer", found="one that has cancelled it, or gone")
 
 
 def _overloaded(rule: str, found: str, retry_s: float) -> Overloaded:

@@ -139,7 +139,7 @@ class Batcher:
     def _compute(self, key: Hashable, entries: Sequence[_Entry]) -> None:
         wanted = list[_Entry]()
         for entry in entries:
-            entry.error = _refusal(entry.call)
+            entry.error = refusal(entry.call, time.monotonic())
             if entry.error is None:
                 wanted.append(entry)
         if not wanted:
@@ -164,8 +164,9 @@ def _joined(entries: Sequence[_Entry]) -> Arrays:
     return {name: np.concatenate([entry.arrays[name] for entry in entries]) for name in entries[0].arrays}
 
 
-def _refusal(call: Call) -> TooLate | Gone | None:
-    if call.left_s is not None and call.left_s <= 0:
+def refusal(call: Call, now: float) -> TooLate | Gone | None:
+    """Why a call need not be computed, if so: nobody waits for it any longer."""
+    if call.deadline is not None and call.deadline <= now:
         return TooLate("a call is computed before its deadline", remedy="Allow it more time, or send fewer at once")
     if not call.is_wanted():
         return Gone("a call's caller waits for the answer", found="one that has cancelled it, or gone")

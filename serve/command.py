@@ -57,6 +57,19 @@ def _register_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParse
         help="processes (default: the cores it may use; 1 on cuda)",
     )
     parser.add_argument(
+        "--transport",
+        choices=("auto", "nghttp2", "grpcio"),
+        default="auto",
+        help="what carries the calls; auto: nghttp2 where it works, which is several times faster, else grpcio",
+    )
+    parser.add_argument(
+        "--max-connection-age",
+        metavar="SECONDS",
+        type=number(float, 0, 1e6),
+        default=0.0,
+        help="of a connection, after which callers open another one and load spreads; 0: any (default: %(default)s)",
+    )
+    parser.add_argument(
         "--versions",
         metavar="POLICY",
         default="latest:1",

@@ -6,7 +6,6 @@ from .graph import CTR, LOGIT
 from .messages import parse
 from .metadata_methods import PLATFORM, properties
 from .repository import Repository
-from .score_method import most_rows
 from .survey import GRAPH
 
 BACKEND = "onnxruntime"
@@ -29,7 +28,7 @@ def model_config(repository: Repository, request: bytes, _call: Call) -> bytes:
         platform=PLATFORM,
         backend=BACKEND,
         version_policy=pb.ModelVersionPolicy(specific=served),
-        max_batch_size=most_rows(model, repository.limits),
+        max_batch_size=model.most_rows(repository.limits),
         input=[
             pb.ModelInput(name=name, data_type=TYPES[str(dtype)], dims=[width])
             for name, (dtype, width) in model.inputs.items()

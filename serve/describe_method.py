@@ -6,7 +6,6 @@ from ..protos import scoring_pb2 as pb
 from .call import Call
 from .messages import parse
 from .repository import Repository
-from .score_method import most_rows
 
 
 def describe(repository: Repository, request: bytes, _call: Call) -> bytes:
@@ -25,5 +24,5 @@ def describe(repository: Repository, request: bytes, _call: Call) -> bytes:
         schema_json=json_format.MessageToJson(
             model.schema, preserving_proto_field_name=True, sort_keys=True, indent=None
         ),
-        limits=pb.Limits(max_rows=most_rows(model, limits), max_request_bytes=limits.max_request_bytes),
+        limits=pb.Limits(max_rows=model.most_rows(limits), max_request_bytes=limits.max_request_bytes),
     ).SerializeToString()

@@ -15,12 +15,14 @@ from .settings import Device
 
 LOGIT, CTR = "logit", "ctr"
 KINDS = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+Numbers = bytes | npt.NDArray[Any]  # of a row one after the other, of rows one after the other
 AGAIN = "Export the run again, as a new version"
 
 
 class Graph:
     """A graph that can be run; safe to call from several threads.
 
+    names: of the inputs that have a width.
     Outputs: `logit` and `ctr`, float32, one number a row.
     """
 
@@ -39,10 +41,11 @@ class Graph:
             Unavailable: no such device.
             WrongShape: other inputs or outputs.
         """
-        self._names = [name for name, (_, shape) in inputs.items() if shape[1]]
+        self._inputs = [(name, dtype, shape[1]) for name, (dtype, shape) in inputs.items() if shape[1]]
         self.is_row_wise = all(rows is None for _, (rows, _) in inputs.values())
+        self.names = [name for name, _, _ in self._inputs]
         self._session = _open(path, device)
-        expected = {name: (KINDS[str(inputs[name][0])], list(inputs[name][1])) for name in self._names}
+        expected = {name: (KINDS[str(dtype)], list(inputs[name][1])) for name, dtype, _ in self._inputs}
         with told("ONNX Runtime tells what a bundle's graph reads", path):
             found = {each.name: (each.type, _sizes(each.shape)) for each in self._session.get_inputs()}
             outputs = {each.name: each.type for each in self._session.get_outputs()}
@@ -56,8 +59,24 @@ class Graph:
 
     def run(self, arrays: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[Float32s]:
         """The named outputs, each (rows,) float32; arrays of width 0 are not looked at."""
-        values: Any = self._session.run(outputs, {name: arrays[name] for name in self._names})
+        values: Any = self._session.run(outputs, {name: arrays[name] for name, _, _ in self._inputs})
         return values
+
+    def join(self, parts: Sequence[Sequence[Numbers]]) -> dict[str, npt.NDArray[Any]]:
+        """The inputs of several requests, one request's rows after the other's; of a single one, its own, or views.
+
+        Args:
+            parts: of each request the numbers of each input, in the order of `names`; arrays are (rows, width).
+        """
+        if len(parts) == 1:
+            arrays = [each for each in parts[0] if isinstance(each, np.ndarray)]
+            if len(arrays) == len(self.names):
+                return dict(zip(self.names, arrays, strict=True))
+        joined: dict[str, npt.NDArray[Any]] = {}
+        for (name, dtype, width), numbers in zip(self._inputs, zip(*parts, strict=True), strict=True):
+            data = numbers[0] if len(numbers) == 1 else b"".join(numbers)
+            joined[name] = np.frombuffer(data, dtype).reshape(-1, width)
+        return joined
 
 
 @contextmanager

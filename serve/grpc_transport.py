@@ -22,7 +22,7 @@ from .call import Call, Method, Stream
 from .health import Health
 from .reflection import add_reflection
 from .settings import Limits
-from .statuses import RETRY_AFTER, Status, message_of, status_of
+from .statuses import DETAILS, RETRY_AFTER, Status, details_of, message_of, status_of
 from .threads import OWN_POOL, AtOnce, Threads, arrived
 
 THREADS = 4  # measured: fewer wait for one another, more take turns
@@ -88,6 +88,7 @@ class GrpcServer(grpc.GenericRpcHandler):
         self._room = BoundedSemaphore(limits.max_streams)
         self._at_once = AtOnce()
         self._live = set[grpc.ServicerContext]()
+        self.counts = dict[str, int]()  # of connections, which grpcio does not tell of
         self._refusing = False
         self._chosen = dict[str, Callable[[], grpc.RpcMethodHandler]]()
         for service, calls in methods.items():
@@ -99,6 +100,8 @@ class GrpcServer(grpc.GenericRpcHandler):
                 path = f"/{service}/{name}"
                 self._chosen[path] = self._stream(path, stream)
         options = [*OPTIONS, ("grpc.max_receive_message_length", limits.max_request_bytes)]
+        if limits.max_connection_age_s:
+            options.append(("grpc.max_connection_age_ms", round(1000 * limits.max_connection_age_s)))
         self._server = grpc.server(self._threads, handlers=[self], options=options)
         self._health = Health(self._probes)
         for name in healthy:
@@ -296,9 +299,11 @@ def _overloaded(rule: str, remedy: str) -> Overloaded:
 def _abort(error: Exception, context: grpc.ServicerContext) -> NoReturn:
     """End a call with the error's status. What nobody foresaw is logged: where it happened, never what was sent."""
     status = status_of(error)
-    if isinstance(error, Overloaded):
-        context.set_trailing_metadata(((RETRY_AFTER, str(max(1, round(1000 * error.retry_s)))),))
     if isinstance(error, QuoremError) and status != Status.INTERNAL:
+        trailers: list[tuple[str, str | bytes]] = [(DETAILS, details_of(error))]
+        if isinstance(error, Overloaded):
+            trailers.append((RETRY_AFTER, str(max(1, round(1000 * error.retry_s)))))
+        context.set_trailing_metadata(tuple(trailers))
         context.abort(CODES[status], message_of(error))
     frames = "".join(traceback.format_tb(error.__traceback__))
     log.error("a call failed with %s; at\n%s", type(error).__name__, frames)

@@ -10,8 +10,8 @@ from .graph import CTR, LOGIT
 from .messages import parse
 from .model import Model
 from .repository import Repository
+from .tensors import DATATYPES
 
-DATATYPES = {"int64": "INT64", "float32": "FP32"}
 PLATFORM = "onnxruntime_onnx"  # the protocol's name for a model that ONNX Runtime runs
 EXTENSIONS = ("model_repository", "model_configuration", "statistics")  # by Triton's names
 

@@ -10,28 +10,41 @@ from .call import Call, Method, Stream
 from .config_method import model_config
 from .control import Control
 from .describe_method import describe
-from .infer_method import model_infer
+from .infer_method import prepare_infer
 from .repository import Repository
-from .score_method import score
+from .score_method import prepare_score
 from .services import INFERENCE, SCORER
 from .statistics_method import model_statistics
 from .statuses import Status, status_of
 from .stream_methods import model_stream_infer, score_stream
+from .work import Prepare, answer
 
 STREAMS = ("ScoreStream", "ModelStreamInfer")
 
 
+def prepared(repository: Repository) -> dict[str, dict[str, Prepare]]:
+    """Service -> method -> what reads a request for scores, for a transport that computes several together."""
+    return {
+        SCORER: {"Score": partial(prepare_score, repository)},
+        INFERENCE: {"ModelInfer": partial(prepare_infer, repository)},
+    }
+
+
 def unary(repository: Repository, control: Control, *, allow_control: bool) -> dict[str, dict[str, Method]]:
     """Service -> method -> function; each may raise a QuoremError."""
+    reading = prepared(repository)
     return {
-        SCORER: {"Score": partial(score, repository), "Describe": partial(describe, repository)},
+        SCORER: {
+            "Score": partial(answer, repository, reading[SCORER]["Score"]),
+            "Describe": partial(describe, repository),
+        },
         INFERENCE: {
             "ServerLive": partial(metadata.server_live, repository),
             "ServerReady": partial(metadata.server_ready, repository),
             "ModelReady": partial(metadata.model_ready, repository),
             "ServerMetadata": partial(metadata.server_metadata, repository),
             "ModelMetadata": partial(metadata.model_metadata, repository),
-            "ModelInfer": partial(model_infer, repository),
+            "ModelInfer": partial(answer, repository, reading[INFERENCE]["ModelInfer"]),
             "ModelConfig": partial(model_config, repository),
             "ModelStatistics": partial(model_statistics, repository, control),
             "RepositoryIndex": partial(models.repository_index, control, allow_control),
@@ -60,8 +73,10 @@ def streams(repository: Repository) -> dict[str, dict[str, Stream]]:
 
         return answer
 
-    scores, infers = counted("ScoreStream", partial(score, repository)), partial(model_infer, repository)
+    reading = prepared(repository)
+    scores = counted("ScoreStream", partial(answer, repository, reading[SCORER]["Score"]))
+    infers = counted("ModelStreamInfer", partial(answer, repository, reading[INFERENCE]["ModelInfer"]))
     return {
         SCORER: {"ScoreStream": partial(score_stream, scores)},
-        INFERENCE: {"ModelStreamInfer": partial(model_stream_infer, counted("ModelStreamInfer", infers))},
+        INFERENCE: {"ModelStreamInfer": partial(model_stream_infer, infers)},
     }

@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 from .. import __version__
 from .catalogue import Catalogue
+from .transport import Transport
 from .verified import TABLES
 
 SCORING = frozenset({"Score", "ScoreStream", "ModelInfer", "ModelStreamInfer"})
+ACCEPTED = "accepted"  # among the counts of connections; the others are why one or a request was ended
 REASONS = {  # Triton's, of a failed request
     "RESOURCE_EXHAUSTED": "REJECTED",
     "DEADLINE_EXCEEDED": "REJECTED",
@@ -43,6 +45,7 @@ class Server:
 
     catalogue: Catalogue
     device: str
+    transport: Transport
     pids: Mapping[str, int]
     ready: int
     restarts: int
@@ -53,12 +56,15 @@ def render(snapshot: Counts, server: Server) -> str:
 
     Args:
         snapshot: the sum of what all workers have counted, as `statistics.py` says; lines that the access logs have
-            dropped as "access_log_dropped", where there are access logs.
+            dropped as "access_log_dropped", where there are access logs; and "connections" by what became of them.
         server: what the supervisor knows.
     """
     page, versions = _Page(), list(_versions(snapshot))
     about = {"version": __version__, "device": server.device}
     page.family("quorem_info", "gauge", "What serves.", [(about, 1)])
+    carried = {"transport": server.transport.name, "why": server.transport.why}
+    page.family("quorem_transport_info", "gauge", "What carries the calls, and why it does.", [(carried, 1)])
+    _connections(page, snapshot.get("connections", {}))
     for named in (_requests, _calls, _scores, _fields):
         named(page, versions)
     _processes(page, server)
@@ -224,6 +230,13 @@ def _fields(page: _Page, versions: Versions) -> None:
                 (labels, field[key] / field["values"]) for labels, field in fields if key in field and field["values"]
             ]
             page.family(f"quorem_field_{key}_ratio", "gauge", f"{meaning} of all since the workers began.", shares)
+
+
+def _connections(page: _Page, counts: Mapping[str, int]) -> None:
+    if accepted := counts.get(ACCEPTED):
+        page.one("quorem_connections_total", "counter", "Connections that callers opened.", accepted)
+    ended = [({"reason": reason}, count) for reason, count in sorted(counts.items()) if reason != ACCEPTED]
+    page.family("quorem_connections_bounded_total", "counter", "What a bound of connections put an end to.", ended)
 
 
 def _processes(page: _Page, server: Server) -> None:

@@ -9,10 +9,12 @@ import numpy.typing as npt
 
 from ..protos import manifest, manifest_pb2
 from ..protos.encode import Encoded, Float32s
+from ..protos.errors import OutOfRange, TooLarge, WrongLength
+from ..protos.ids import MISSING
 from ..protos.schema import fingerprint, layout
 from . import golden, tuning
 from .graph import LOGIT, Graph, told
-from .settings import Device, Version
+from .settings import Device, Limits, Version
 from .sides import Apart, Sides
 from .survey import GRAPH, RANK
 
@@ -66,6 +68,61 @@ class Model:
             if feature.WhichOneof("encoding") == "id" and feature.id.out_of_range == manifest_pb2.ERROR
         ]
 
+    def most_rows(self, limits: Limits) -> int:
+        """The rows that one request may have."""
+        return min(limits.max_rows, max(1, limits.max_slots // max(1, self.layout.slot_count)))
+
+    def check_rows(self, rows: int, limits: Limits, where: str) -> None:
+        """Refuse a request without rows, or with too many for the limits or for the model's slots.
+
+        Raises:
+            WrongLength, TooLarge.
+        """
+        if rows < 1:
+            raise WrongLength("a request has at least one row", found=str(rows), where=where, remedy="Send one or more")
+        if rows > (most := self.most_rows(limits)):
+            raise TooLarge(
+                f"a request for this model has at most {most} rows",
+                found=str(rows),
+                where=where,
+                remedy="Send several requests, or serve with a greater --max-rows",
+            )
+
+    def check(self, inputs: Inputs) -> None:
+        """Refuse what the schema wants refused in rows that no encoder has seen: a graph cannot raise.
+
+        Args:
+            inputs: of the row-wise graph.
+
+        Raises:
+            OutOfRange: an id, or a number that is infinite.
+        """
+        for name, start, length, size in self.bounded:  # of features, so that there are ids
+            raw = inputs[IDS][:, start : start + length]
+            outside = ((raw < 0) | (raw >= size)) & (raw != MISSING)
+            if outside.any():
+                row, slot = (int(each) for each in np.argwhere(outside)[0])
+                raise OutOfRange(
+                    f"an id of feature {name!r} lies in [0, {size})",
+                    found=str(raw[row, slot]),
+                    where=f"input {IDS!r}, row {row}, slot {start + slot}",
+                    remedy=f"Send {MISSING} for an id that is not known",
+                )
+        dense = inputs.get(DENSE)
+        if dense is not None and not are_finite(dense):
+            row, column = (int(each) for each in np.argwhere(np.isinf(dense))[0])
+            raise OutOfRange(
+                "a number is finite, or NaN for missing",
+                found=str(dense[row, column]),
+                where=f"input {DENSE!r}, row {row}, column {column}",
+                remedy="Send NaN where the value is not known",
+            )
+
+    @property
+    def by_rows(self) -> Graph:
+        """The row-wise graph."""
+        return self._rows
+
     def pick(self, encoded: Encoded | Apart) -> tuple[Graph, Inputs]:
         """The graph that scores these arrays soonest, and its inputs: by N, where one context has N candidates."""
         if isinstance(encoded, Apart):
@@ -73,6 +130,16 @@ class Model:
                 return self._rank, _rank_inputs(encoded)
             encoded = encoded.whole()
         return self._rows, {IDS: encoded.ids, DENSE: encoded.dense}
+
+    def apart(self, inputs: Inputs) -> Apart:
+        """What the inputs of the ranking graph were before they were picked."""
+        rows = max(len(inputs[name]) for name in (CANDIDATE_IDS, CANDIDATE_DENSE) if name in inputs)
+        one, many = np.empty((1, 0)), np.empty((rows, 0))
+        return Apart(
+            Encoded(inputs.get(CONTEXT_IDS, one), inputs.get(CONTEXT_DENSE, one)),
+            Encoded(inputs.get(CANDIDATE_IDS, many), inputs.get(CANDIDATE_DENSE, many)),
+            self.sides.parts,
+        )
 
     def run(self, encoded: Encoded, outputs: Sequence[str]) -> list[Float32s]:
         """The named outputs of the row-wise graph, each (B,) float32."""
@@ -120,6 +187,16 @@ class Model:
             CANDIDATE_DENSE: (np.dtype(np.float32), (None, len(candidates.dense))),
         }
         return Graph(self.version.directory / RANK, inputs, device)
+
+
+def are_finite(numbers: Float32s) -> bool:
+    """Whether no number is infinite; NaN is a missing one. `isinf` would look at each, and a second call at its flags.
+
+    The two extremes of numbers of which not all are NaN are numbers.
+    """
+    if not numbers.size or (np.fmax.reduce(numbers, None) < np.inf and np.fmin.reduce(numbers, None) > -np.inf):
+        return True
+    return not np.isinf(numbers).any()
 
 
 def _rank_inputs(encoded: Apart) -> Inputs:

@@ -13,11 +13,15 @@ THREADS = 2  # of its own: a stream holds one for as long as it is open, and hea
 DESCRIBED = (scoring_pb2, open_inference_pb2, health_pb2)
 
 
-def add_reflection(server: grpc.Server) -> ThreadPoolExecutor:
-    """Describe our services, health's and its own to the callers of a server; its threads, for their end."""
+def servicer() -> reflection.ReflectionServicer:
+    """What describes our services, health's and its own."""
     names = [service.full_name for each in DESCRIBED for service in each.DESCRIPTOR.services_by_name.values()]
-    servicer = reflection.ReflectionServicer([*names, reflection.SERVICE_NAME])
-    threads = ThreadPoolExecutor(THREADS, thread_name_prefix="reflection")
-    servicer.ServerReflectionInfo = on(threads, servicer.ServerReflectionInfo)
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
+    return reflection.ReflectionServicer([*names, reflection.SERVICE_NAME])
+
+
+def add_reflection(server: grpc.Server) -> ThreadPoolExecutor:
+    """Describe the services to the callers of a server; its threads, for their end."""
+    described, threads = servicer(), ThreadPoolExecutor(THREADS, thread_name_prefix="reflection")
+    described.ServerReflectionInfo = on(threads, described.ServerReflectionInfo)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(described, server)
     return threads

@@ -1,7 +1,7 @@
 """Repository: the models that a worker has opened, found by name and version."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ..protos import scoring_pb2 as pb
@@ -10,18 +10,25 @@ from ..protos.errors import NotFound, WrongType
 from .admission import Admission
 from .batching import Arrays, Batcher
 from .call import Call
+from .form import Forms
 from .graph import Graph
 from .model import Inputs, Model
+from .score_form import ScoreForms
 from .settings import Limits
 from .statistics import Statistics
 
 
 @dataclass(frozen=True)
 class Served:
-    """What is served at one moment: models by name and version, versions by name and label."""
+    """What is served at one moment: models by name and version, versions by name and label.
+
+    forms, score_forms: of requests that were read meanwhile.
+    """
 
     models: Mapping[str, Mapping[int, Model]]
     labels: Mapping[str, Mapping[str, int]]
+    forms: Forms = field(default_factory=Forms)
+    score_forms: ScoreForms = field(default_factory=ScoreForms)
 
 
 class Repository:
@@ -62,6 +69,16 @@ class Repository:
         if self._batcher is None or not graph.is_row_wise:
             return graph.run(inputs, outputs)
         return self._batcher.run((graph, tuple(outputs)), inputs, call.rows, call)
+
+    @property
+    def forms(self) -> Forms:
+        """The forms of requests for what is served now; others once that changes, so that they keep no model."""
+        return self._served.forms
+
+    @property
+    def score_forms(self) -> ScoreForms:
+        """The same of the Scorer."""
+        return self._served.score_forms
 
     @property
     def names(self) -> list[str]:

@@ -16,6 +16,7 @@ from .security import Security, tls_of
 from .settings import MEBIBYTE, Device, Limits, Settings
 from .supervisor import Supervisor
 from .survey import survey
+from .transport import choose
 
 GPU_BATCH_ROWS = 1024  # there a run costs nearly the same for one row and for many; on a core, what it costs a row
 GPU = Path("/proc/driver/nvidia/gpus")
@@ -32,6 +33,7 @@ def main(args: argparse.Namespace) -> int:
     security = Security(certificates, args.token_file, args.token_for, args.allow_control)
     for warning in security.check(args.host):
         print(f"quorem serve: {warning}", file=sys.stderr)
+    transport = choose(args.transport)
     found = survey(args.models, policy, Remembered(args.remember))
     for where, error in found.refused:
         print(f"quorem serve: {where} is passed over: {error}", file=sys.stderr)
@@ -53,10 +55,12 @@ def main(args: argparse.Namespace) -> int:
             max_streams=args.max_streams,
             batch_rows=(GPU_BATCH_ROWS if device == "cuda" else 0) if args.batch_rows is None else args.batch_rows,
             batch_s=args.batch_delay_ms / 1000,
+            max_connection_age_s=args.max_connection_age,
         ),
         grace_s=args.grace,
         device=device,
         security=security,
+        transport=transport,
         access_log=args.access_log and args.access_log.absolute(),
         access_log_sample=args.access_log_sample,
     )
@@ -76,11 +80,15 @@ def main(args: argparse.Namespace) -> int:
             "pid": os.getpid(),
             "worker_pids": pids,
             "device": device,
+            "transport": transport.name,
+            "transport_why": transport.why,
             "models": [{"name": version.name, "version": version.number} for version in found.catalogue.all],
         }
         served = ", ".join(str(version) for version in found.catalogue.all)
         workers = f"{len(pids)} worker{'s' * (len(pids) > 1)}"
         line = f"quorem serves {served} on {port.address} with {workers} ({device}), pid {os.getpid()}"
+        if not args.json:
+            print(f"quorem serve: calls come by {transport.name}: {transport.why}", file=sys.stderr)
         line += f", metrics on port {metrics.port}" if metrics else ""
         print(json.dumps(facts) if args.json else line, flush=True)
 

@@ -1,14 +1,16 @@
-"""Score: one context and N candidates in, N scores out; a function from bytes to bytes.
+"""Score: one context and N candidates in, N scores out; bytes become work whose end is bytes.
 
 Legend: N candidates of a request; K of them in the reply: N, or the best `top_k`.
 """
 
+from collections.abc import Sequence
 from time import perf_counter_ns
 
 import numpy as np
 
 from ..protos import scoring_pb2 as pb
-from ..protos.errors import TooLarge, WrongLength, WrongSchema, WrongType
+from ..protos.encode import Float32s
+from ..protos.errors import WrongLength, WrongSchema, WrongType
 from ..protos.ids import Int64s
 from .call import Call
 from .columns import FLOAT32, INT64, UINT32, join, packed, split
@@ -16,49 +18,82 @@ from .graph import CTR, LOGIT
 from .messages import parse
 from .model import Model
 from .repository import Repository
+from .score_form import ScoreForm
 from .settings import Limits
+from .work import Rows, Work
 
 
-def score(repository: Repository, request: bytes, call: Call) -> bytes:
-    """Answer a serialized ScoreRequest with a serialized ScoreResponse.
+def prepare_score(repository: Repository, request: bytes, call: Call) -> Work:
+    """Read a serialized ScoreRequest, to be answered with a serialized ScoreResponse.
 
     The best candidates are those of the greatest logits, whichever output is asked for.
 
     Raises:
         InputError: a request that is none, or columns that the model cannot take.
         NotFound, WrongSchema: another model, version or schema than is served.
-        Overloaded, TooLate, Gone: no time for it.
     """
     started = perf_counter_ns()
-    call.begin()
+    if cut := repository.score_forms.cut(request):
+        return _of_form(*cut, request, call, started)
     asked = parse(pb.ScoreRequest, "quorem.v1.ScoreRequest", request)
     model = repository.selected(asked)
     call.model, call.version, call.rows = model.version.name, model.version.number, asked.rows
     _check(asked, model, repository.limits)
-    output = CTR if asked.output == pb.PROBABILITY else LOGIT
-    with repository.admission.enter(asked.rows, call):
-        encoded = model.sides.encode(asked.context, asked.candidates, asked.rows)
-        graph, inputs = model.pick(encoded)
-        ready = perf_counter_ns()
-        wanted = [output, LOGIT] if asked.top_k else [output]
-        scores, *logits = repository.compute(graph, inputs, wanted, call)
-        computed = perf_counter_ns()
-    call.encode_ns, call.compute_ns = ready - started, computed - ready
-    repository.statistics.observe(model, encoded, scores, logits=output == LOGIT)
-    order = np.argsort(-logits[0], kind="stable")[: asked.top_k] if asked.top_k else None
-    reply = pb.ScoreResponse(
-        model=model.version.name,
-        version=model.version.number,
-        request_id=asked.request_id,
-        scores=(scores if order is None else scores[order]).astype(FLOAT32, copy=False).tobytes(),
-        candidate_ids=_echo(asked, order),
-        indices=b"" if order is None else order.astype(UINT32).tobytes(),
-    )
-    reply.timings.queue_ns = call.queue_ns
-    reply.timings.encode_ns = call.encode_ns
-    reply.timings.compute_ns = call.compute_ns
-    reply.timings.total_ns = perf_counter_ns() - started
-    return reply.SerializeToString()
+    output, forms = CTR if asked.output == pb.PROBABILITY else LOGIT, repository.score_forms
+
+    def encode() -> Rows:
+        rows = _encode(model, asked)
+        forms.learn(request, model, rows.graph, asked)
+        return rows
+
+    def finish(values: Sequence[Float32s]) -> bytes:
+        scores, *logits = values
+        order = np.argsort(-logits[0], kind="stable")[: asked.top_k] if asked.top_k else None
+        reply = pb.ScoreResponse(
+            model=model.version.name,
+            version=model.version.number,
+            request_id=asked.request_id,
+            scores=(scores if order is None else scores[order]).astype(FLOAT32, copy=False).tobytes(),
+            candidate_ids=_echo(asked, order),
+            indices=b"" if order is None else order.astype(UINT32).tobytes(),
+        )
+        reply.timings.queue_ns = call.queue_ns
+        reply.timings.encode_ns = call.encode_ns
+        reply.timings.compute_ns = call.compute_ns
+        reply.timings.total_ns = perf_counter_ns() - started
+        return reply.SerializeToString()
+
+    return Work(model, asked.rows, (output, LOGIT) if asked.top_k else (output,), encode, finish)
+
+
+def _of_form(form: ScoreForm, parts: Sequence[bytes], request: bytes, call: Call, started: int) -> Work:
+    """The work of a request that has a form; its columns are looked at one by one only where one is to be refused."""
+    model = form.model
+    call.model, call.version, call.rows = form.name, form.number, form.rows
+
+    def general() -> Rows:
+        return _encode(model, pb.ScoreRequest.FromString(request))
+
+    def encode() -> Rows:
+        graph, inputs = form.graph, form.inputs(parts)
+        if inputs is None:
+            return general()
+        return Rows(
+            graph,
+            [inputs[name] for name in graph.names],
+            lambda: general().encoded() if graph.is_row_wise else model.apart(inputs),
+        )
+
+    def finish(values: Sequence[Float32s]) -> bytes:
+        return form.reply(parts, values[0], call, started)
+
+    return Work(model, form.rows, form.outputs, encode, finish)
+
+
+def _encode(model: Model, asked: pb.ScoreRequest) -> Rows:
+    encoded = model.sides.encode(asked.context, asked.candidates, asked.rows)
+    graph, arrays = model.pick(encoded)
+    return Rows(graph, [arrays[name] for name in graph.names], lambda: encoded)
 
 
 def _check(call: pb.ScoreRequest, model: Model, limits: Limits) -> None:
@@ -70,33 +105,11 @@ def _check(call: pb.ScoreRequest, model: Model, limits: Limits) -> None:
             where=f"model {model.version}",
             remedy="Call Describe and build requests for the schema that it returns",
         )
-    check_rows(call.rows, model, limits, "request, rows")
+    model.check_rows(call.rows, limits, "request, rows")
     if call.output not in (pb.PROBABILITY, pb.LOGIT):
         raise WrongType(
             "an output is PROBABILITY or LOGIT", found=str(call.output), where="output", remedy="Ask for one of them"
         )
-
-
-def check_rows(rows: int, model: Model, limits: Limits, where: str) -> None:
-    """Refuse a request without rows, or with too many for the limits or for the model's slots.
-
-    Raises:
-        WrongLength, TooLarge.
-    """
-    if rows < 1:
-        raise WrongLength("a request has at least one row", found=str(rows), where=where, remedy="Send one or more")
-    if rows > (most := most_rows(model, limits)):
-        raise TooLarge(
-            f"a request for this model has at most {most} rows",
-            found=str(rows),
-            where=where,
-            remedy="Send several requests, or serve with a greater --max-rows",
-        )
-
-
-def most_rows(model: Model, limits: Limits) -> int:
-    """The rows that one request for a model may have."""
-    return min(limits.max_rows, max(1, limits.max_slots // max(1, model.layout.slot_count)))
 
 
 def _echo(call: pb.ScoreRequest, order: Int64s | None) -> pb.CandidateIds | None:

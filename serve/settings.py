@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .catalogue import Catalogue
     from .policy import Policy
     from .security import Security
+    from .transport import Transport
 
 Device = Literal["cpu", "cuda"]
 MEBIBYTE = 1 << 20
@@ -24,6 +25,7 @@ class Limits:
     max_streams: streaming calls that a worker has open at once; each holds a thread.
     batch_rows: calls are computed together up to so many rows; 0: each by itself.
     batch_s: the longest that a batch gathers calls that have arrived, seconds.
+    max_connection_age_s: of a connection, give or take a tenth, before its caller is asked to open another; 0: any.
     """
 
     max_rows: int = 4096
@@ -33,6 +35,7 @@ class Limits:
     max_streams: int = 64
     batch_rows: int = 0
     batch_s: float = 0.0
+    max_connection_age_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Settings:
     cores: one for each worker to be pinned to, in turn; none where pinning would do harm.
     grace_s: how long calls in flight may take to finish when the server is told to stop.
     security: what callers need.
+    transport: what carries their calls.
     access_log, access_log_sample: a file that gets a line a call, of those that end well one in so many; None: none.
     """
 
@@ -75,5 +79,6 @@ class Settings:
     grace_s: float
     device: Device
     security: "Security"
+    transport: "Transport"
     access_log: Path | None
     access_log_sample: int

@@ -22,7 +22,7 @@ A snapshot is JSON with text for keys, and nothing in it is cumulative over buck
 
 import time
 from bisect import bisect_left
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .model import Model
 
 BOUNDS_NS = tuple(100_000 << power for power in range(16))  # 100 microseconds to 3.3 seconds
+Fed = Callable[[], Encoded | Apart]  # what a call fed a model, asked for if the call is of the sample
 LAST = "last_"  # what begins so is a moment, of which the greatest is kept
 
 
@@ -57,12 +58,12 @@ class Statistics:
     ) -> None:
         """Count a call that is over; `total_ns` includes the other times, and what was spent on the reply."""
         self._version(call.model, call.version).record(
-            (method, status), call.rows, queue_ns, encode_ns, compute_ns, total_ns
+            method, status, call.rows, queue_ns, encode_ns, compute_ns, total_ns
         )
 
-    def observe(self, model: "Model", encoded: Encoded | Apart, scores: Float32s, *, logits: bool) -> None:
-        """Count what a version was fed and what it said: (K,) probabilities, or their logits."""
-        self._version(model.version.name, model.version.number).observe(model, encoded, scores, logits=logits)
+    def observe(self, model: "Model", fed: Sequence[Fed], scores: Float32s, *, logits: bool) -> None:
+        """Count what a version was fed by calls, and what it said: (K,) probabilities in all, or their logits."""
+        self._version(model.version.name, model.version.number).observe(model, fed, scores, logits=logits)
 
     def keep(self, versions: Collection[tuple[str, int]]) -> None:
         """Forget all versions but these, and the calls that named none."""
@@ -110,7 +111,7 @@ class _Version:
 
     def __init__(self) -> None:
         self._guard = Lock()
-        self._calls = dict[tuple[str, Status], int]()
+        self._calls = dict[str, list[int]]()  # by method, then by the number of the status
         self._rows = self._executions = self._last_ms = 0
         self._queue_ns = self._encode_ns = self._compute_ns = self._total_ns = self._failed_ns = 0
         self._latency = [0] * (len(BOUNDS_NS) + 1)
@@ -118,11 +119,20 @@ class _Version:
         self._fields, self._scores = None, Scores()
 
     def record(
-        self, kind: tuple[str, Status], rows: int, queue_ns: int, encode_ns: int, compute_ns: int, total_ns: int
+        self,
+        method: str,
+        status: Status,
+        rows: int,
+        queue_ns: int,
+        encode_ns: int,
+        compute_ns: int,
+        total_ns: int,
     ) -> None:
         with self._guard:
-            self._calls[kind] = self._calls.get(kind, 0) + 1
-            if kind[1] != Status.OK:
+            if method not in self._calls:
+                self._calls[method] = [0] * len(Status)
+            self._calls[method][status] += 1
+            if status:
                 self._failed_ns += total_ns
                 return
             self._queue_ns += queue_ns
@@ -135,26 +145,32 @@ class _Version:
             self._encode_ns += encode_ns
             self._compute_ns += compute_ns
             self._last_ms = time.time_ns() // 1_000_000
-            batch = self._batches.setdefault((rows - 1).bit_length(), [0, 0, 0, 0])
+            if (power := (rows - 1).bit_length()) not in self._batches:
+                self._batches[power] = [0, 0, 0, 0]
+            batch = self._batches[power]
             batch[0] += 1
             batch[1] += encode_ns
             batch[2] += compute_ns
-            batch[3] += max(0, total_ns - queue_ns - encode_ns - compute_ns)
+            output_ns = total_ns - queue_ns - encode_ns - compute_ns
+            if output_ns > 0:
+                batch[3] += output_ns
 
-    def observe(self, model: "Model", encoded: Encoded | Apart, scores: Float32s, *, logits: bool) -> None:
+    def observe(self, model: "Model", fed: Sequence[Fed], scores: Float32s, *, logits: bool) -> None:
         with self._guard:
             if self._fields is None:
                 self._fields = Fields(model.schema)
-            self._fields.take(encoded)
+            for place in self._fields.sample(len(fed)):
+                self._fields.take(fed[place]())
             self._scores.take(scores, logits=logits)
 
     def snapshot(self) -> dict[str, Any]:
         bounds = [*(f"{bound / 1e9:g}" for bound in BOUNDS_NS), "+Inf"]
         parts = ("count", "encode_ns", "compute_ns", "output_ns")
         with self._guard:
-            calls = dict[str, dict[str, int]]()
-            for (method, status), count in self._calls.items():
-                calls.setdefault(method, {})[status.name] = count
+            calls = {
+                method: {Status(number).name: count for number, count in enumerate(counts) if count}
+                for method, counts in self._calls.items()
+            }
             found: dict[str, Any] = {
                 "calls": calls,
                 "rows": self._rows,

@@ -2,6 +2,9 @@
 
 import enum
 
+from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
+
 from ..protos.errors import (
     Forbidden,
     Gone,
@@ -17,6 +20,9 @@ from ..protos.errors import (
 )
 
 RETRY_AFTER = "retry-after-ms"  # trailing metadata of a busy server: when it wants to be asked again
+DETAILS = "grpc-status-details-bin"  # and what programs read of an error: a google.rpc.Status
+DOMAIN = b"quorem"
+TYPES = "type.googleapis.com/google.rpc."
 MESSAGE_BYTES = 1024  # a status travels in a header; clients refuse headers above 8 KiB
 
 
@@ -69,3 +75,26 @@ def status_of(error: BaseException) -> Status:
 def message_of(error: QuoremError) -> str:
     """The error's text, cut to what a header may hold."""
     return str(error).encode(errors="replace")[:MESSAGE_BYTES].decode(errors="ignore")
+
+
+def details_of(error: QuoremError) -> bytes:
+    """The error as a serialized google.rpc.Status.
+
+    Its details are an ErrorInfo, whose reason is the error's class, and a RetryInfo of a server that is busy.
+    """
+    details = [Any(type_url=f"{TYPES}ErrorInfo", value=_field(1, type(error).__name__.encode()) + _field(2, DOMAIN))]
+    if isinstance(error, Overloaded):
+        delay = Duration()
+        delay.FromNanoseconds(int(1e9 * error.retry_s))
+        details.append(Any(type_url=f"{TYPES}RetryInfo", value=_field(1, delay.SerializeToString())))
+    parts = [_field(2, message_of(error).encode()), *(_field(3, each.SerializeToString()) for each in details)]
+    return bytes([1 << 3, status_of(error)]) + b"".join(parts)
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """A field of protobuf's wire format: bytes, text or a message."""
+    length, size = bytearray(), len(data)
+    while size > 127:
+        length.append(size & 127 | 128)
+        size >>= 7
+    return bytes([number << 3 | 2, *length, size]) + data

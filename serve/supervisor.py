@@ -65,6 +65,7 @@ class Supervisor:
         return Server(
             self._errands.serving,
             self._settings.device,
+            self._settings.transport,
             pids,
             sum(place.ready for place in self._places),
             sum(place.restarts for place in self._places),

@@ -7,12 +7,18 @@ import time
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..protos.errors import QuoremError, Unavailable
 from .call import Call
 from .catalogue import Catalogue
 from .settings import Settings, Version
+
+if TYPE_CHECKING:
+    from .grpc_transport import GrpcServer, Observe
+    from .line import Line
+    from .nghttp2.server import Http2Server
+    from .repository import Repository
 
 NOTICE_S = 1.0  # how long calls are still served after health says NOT_SERVING, so that callers turn elsewhere
 BATCHED = 32  # threads of calls that are computed together: a batch has no more of them
@@ -26,20 +32,19 @@ def main(settings: Settings, core: int | None, pipe: Connection) -> None:
     """
     if core is not None:
         os.sched_setaffinity(0, {core})  # before any library counts the cores
-    with suppress(OSError):  # a call that arrives does not interrupt one that is computed: a tenth less of CPU a call
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if settings.transport.name == "grpcio":  # whose threads would interrupt one another: a tenth less of CPU a call
+        with suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or a line for every scan of the port
     stop = _stop_pipe()
     logging.basicConfig(format=f"%(asctime)s worker {os.getpid()} %(levelname)s %(message)s")
     from .access_log import AccessLog
-    from .grpc_transport import THREADS, GrpcServer
     from .line import Line
-    from .methods import STREAMS, streams, unary
+    from .methods import STREAMS
     from .model import Model
     from .repository import Repository
     from .services import INFERENCE, SCORER
     from .statuses import Status
-    from .tls import credentials
 
     opened = dict[Version, Model]()
 
@@ -72,7 +77,8 @@ def main(settings: Settings, core: int | None, pipe: Connection) -> None:
             log.record(path[1:], call, status, total_s)
 
     def count() -> dict[str, Any]:
-        return repository.statistics.snapshot() | ({"access_log_dropped": log.dropped} if log else {})
+        counts = repository.statistics.snapshot() | {"connections": dict(server.counts)}
+        return counts | ({"access_log_dropped": log.dropped} if log else {})
 
     try:
         for version in settings.catalogue.all:
@@ -82,17 +88,7 @@ def main(settings: Settings, core: int | None, pipe: Connection) -> None:
             return
         log = AccessLog(settings.access_log, settings.access_log_sample) if settings.access_log else None
         line = Line(pipe, {"open": open_, "serve": serve, "count": count})
-        security, healthy = settings.security, [SCORER, INFERENCE, *repository.names]
-        server = GrpcServer(
-            security.restrict(unary(repository, line, allow_control=security.allow_control)),
-            security.restrict(streams(repository)),
-            settings.limits,
-            healthy,
-            credentials(security.certificates) if security.certificates else None,
-            refusal=repository.admission.refusal,
-            observe=observe,
-            threads=BATCHED if settings.limits.batch_rows else THREADS,
-        )
+        server = _server(settings, repository, line, [SCORER, INFERENCE, *repository.names], observe)
         repository.arrived = server.unfinished
         try:
             server.start(settings.host, settings.port)
@@ -115,6 +111,48 @@ def main(settings: Settings, core: int | None, pipe: Connection) -> None:
         log.close()
     logging.shutdown()
     os._exit(0)  # connections end with the process, where gRPC's own shutdown would cancel what callers just sent
+
+
+def _server(
+    settings: Settings, repository: "Repository", line: "Line", healthy: list[str], observe: "Observe"
+) -> "GrpcServer | Http2Server":
+    """The transport that was chosen, with every method on it. Only its own libraries are loaded."""
+    from .methods import prepared, streams, unary
+
+    security, limits = settings.security, settings.limits
+    methods = security.restrict(unary(repository, line, allow_control=security.allow_control))
+    flows = security.restrict(streams(repository))
+    refusal = repository.admission.refusal
+    if settings.transport.name == "nghttp2":
+        from .nghttp2.bounds import Bounds
+        from .nghttp2.server import Http2Server
+        from .turn import Turn
+
+        return Http2Server(
+            methods,
+            flows,
+            limits,
+            healthy,
+            security.certificates,
+            refusal=refusal,
+            observe=observe,
+            prepared=security.restrict(prepared(repository)),
+            turn=Turn(repository, limits.batch_rows) if limits.batch_rows else Turn(repository),
+            bounds=Bounds(age_s=limits.max_connection_age_s),
+        )
+    from .grpc_transport import THREADS, GrpcServer
+    from .tls import credentials
+
+    return GrpcServer(
+        methods,
+        flows,
+        limits,
+        healthy,
+        credentials(security.certificates) if security.certificates else None,
+        refusal=refusal,
+        observe=observe,
+        threads=BATCHED if limits.batch_rows else THREADS,
+    )
 
 
 def _stop_pipe() -> int:

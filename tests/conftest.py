@@ -2,7 +2,9 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,13 +57,44 @@ def golden(served_root: Path) -> "Rows":
     return make_repository(served_root)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of a module that says `OVER` speak over each of those transports."""
+    if "transport" in metafunc.fixturenames and (over := getattr(metafunc.module, "OVER", ())):
+        metafunc.parametrize("transport", over, indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def transport(request: pytest.FixtureRequest) -> str:
+    """What servers speak by: their own choice, unless the module wants each."""
+    from served import without
+
+    name: str = getattr(request, "param", "auto")
+    if why := without(name):
+        pytest.skip(why)
+    return name
+
+
 @pytest.fixture(scope="session")
-def server(served_root: Path, golden: "Rows") -> "Iterator[Served]":
-    """A server on that repository, shared by all tests that leave it as it is."""
+def servers(served_root: Path, golden: "Rows") -> "Iterator[Callable[[str], Served]]":
+    """A server on that repository over each transport, begun when it is asked for."""
     from served import serving
 
-    with serving(served_root / "models", served_root / "log", "--workers", "2", "--max-rows", "128") as running:
-        yield running
+    with ExitStack() as stack:
+
+        @cache
+        def over(transport: str) -> "Served":
+            options = ("--workers", "2", "--max-rows", "128", "--transport", transport)
+            return stack.enter_context(serving(served_root / "models", served_root / f"log-{transport}", *options))
+
+        yield lambda transport: over("auto") if transport == "nghttp2" else over(transport)  # which is its choice, too
+
+
+@pytest.fixture(scope="module")
+def server(servers: "Callable[[str], Served]", transport: str) -> "Served":
+    """The one that is shared by all tests that leave it as it is."""
+    running = servers(transport)
+    assert transport in ("auto", running.facts["transport"])
+    return running
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 """Fuzz of requests: mutated ones are answered, or refused with a caller's status: `python tests/fuzz_requests.py`.
 
 It runs for FUZZ_SECONDS (default 600) from FUZZ_SEED on (default: drawn, and told): on the raw methods, in a process of
-its own where warnings are errors, and for a part of the time over a real channel. `--full` takes as many cases as a
+its own where warnings are errors, and for a part of the time over a real channel, by the transport TRANSPORT (default
+auto). `--full` takes as many cases as a
 release needs, however long that is: 10^6 of Score and of ModelInfer, 10^5 of every other method, 10^4 over a channel.
 `METHOD SEED` judges one case. Nothing may crash, hang, grow, or be told as a fault of the server.
 """
@@ -279,7 +280,8 @@ def fuzz_raw(golden: Rows, root: Path, plan: Iterator[tuple[str, range]]) -> Jud
 def fuzz_channel(golden: Rows, root: Path, seeds: Iterator[int]) -> Judged:
     """Judge cases of all methods, in turn, over a channel to a server of two workers."""
     cases, judged, sizes = Cases(golden), Judged(), list[int]()
-    with serving(root / "models", root / "log", "--workers", "2", "--max-rows", "128") as server:
+    options = ("--workers", "2", "--max-rows", "128", "--transport", os.environ.get("TRANSPORT", "auto"))
+    with serving(root / "models", root / "log", *options) as server:
         with grpc.insecure_channel(server.address) as channel:
             for position, seed in enumerate(seeds):
                 method = cases.methods[seed % len(cases.methods)]

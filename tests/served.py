@@ -17,6 +17,8 @@ import runs
 from quorem.export.bundle import export
 from quorem.protos import manifest_pb2 as pb
 from quorem.protos.encode import Column, Encoded, encode
+from quorem.protos.errors import Unavailable
+from quorem.serve.nghttp2.library import load
 
 ROWS = 64
 CATEGORIES = [b"", b"shoes", b"hats", "caf\u00e9".encode(), b"x" * 300]
@@ -157,6 +159,19 @@ def serving(models: Path, log: Path, *arguments: str) -> Iterator[Served]:
             if process.poll() is None:
                 process.terminate()
                 process.wait(timeout=30)
+
+
+def without(transport: str) -> str:
+    """Why a server cannot speak by a transport on this machine; empty where it can."""
+    if transport != "nghttp2":
+        return ""
+    try:
+        import uvloop  # noqa: F401  # the transport's
+
+        load()
+    except (ImportError, Unavailable) as error:
+        return str(error)
+    return ""
 
 
 def command(*arguments: str | Path) -> list[str]:

@@ -1,11 +1,11 @@
 """Soak: a server under load whose versions change, whose workers are killed and whose repository gets bad versions.
 
-`python tests/soak.py` takes SOAK_SECONDS (default 600). Calls come at 80 % of the capacity that is measured first;
-every 20 s a version is published, or a label moved; every 30 s a worker is killed; every 60 s a bad version is
-published. A run of less than four minutes has all that in proportion. Every call must be answered with the right scores
-of the version that the reply names, or fail with UNAVAILABLE because its worker was killed; a connection never sees
-versions go back, but with their label; memory does not grow. Prints a JSON report; the exit status is 1 if any of this
-does not hold.
+`python tests/soak.py` takes SOAK_SECONDS (default 600) and TRANSPORT (default auto). Calls come at 80 % of the capacity
+that is measured first; every 20 s a version is published, or a label moved; every 30 s a worker is killed; every 60 s a
+bad version is published. A run of less than four minutes has all that in proportion. Every call must be answered with
+the right scores of the version that the reply names, or fail with UNAVAILABLE because its worker was killed; a
+connection never sees versions go back, but with their label; memory does not grow. Prints a JSON report; the exit
+status is 1 if any of this does not hold.
 """
 
 import json
@@ -220,15 +220,16 @@ def _memory(samples: list[Sample], start: float, seconds: float) -> tuple[float,
     return after_a_quarter, at_the_end
 
 
-def soak(seconds: float) -> dict[str, object]:
-    """Run; the report, its "violations" empty if all was well."""
+def soak(seconds: float, transport: str) -> dict[str, object]:
+    """Run over a transport; the report, its "violations" empty if all was well."""
     with tempfile.TemporaryDirectory(prefix="quorem-soak-") as name:
         root = Path(name)
         bundles, asked = make_variants(root)
         models = root / "models"
         publish(bundles, models, 1)
         (models / NAME / "labels.json").write_text(json.dumps({LABEL: 1}))
-        with serving(models, root / "log", "--workers", str(WORKERS), "--watch", "0.5") as server:
+        options = ("--workers", str(WORKERS), "--watch", "0.5", "--transport", transport)
+        with serving(models, root / "log", *options) as server:
             callers = Callers(server.address, asked, PROCESSES, THREADS)
             measured_s = min(10.0, 0.1 * seconds)
             for _ in range(2):  # the first time warms up
@@ -245,11 +246,11 @@ def soak(seconds: float) -> dict[str, object]:
             callers.close()
             run.finish()
             log = (root / "log").read_text()
-        return _report(run, heard, log, capacity, start, seconds, elapsed)
+        return _report(run, heard, log, str(server.facts["transport"]), capacity, start, seconds, elapsed)
 
 
 def _report(
-    run: Soak, heard: Heard, log: str, capacity: float, start: float, seconds: float, elapsed: float
+    run: Soak, heard: Heard, log: str, transport: str, capacity: float, start: float, seconds: float, elapsed: float
 ) -> dict[str, object]:
     events = run.events
     early, late = _memory(run.samples, start, seconds)
@@ -261,6 +262,7 @@ def _report(
         violations.append(f"the run was too short for {missing}")
     latencies = np.frombuffer(heard.latencies, np.float32)
     return {
+        "transport": transport,
         "seconds": round(elapsed, 1),
         "capacity_per_s": round(capacity),
         "asked_per_s": round(SHARE * capacity),
@@ -288,7 +290,7 @@ def _report(
 
 def main() -> int:
     """Soak, and tell; exit status 1 if anything was not as it must be."""
-    report = soak(float(os.environ.get("SOAK_SECONDS", "600")))
+    report = soak(float(os.environ.get("SOAK_SECONDS", "600")), os.environ.get("TRANSPORT", "auto"))
     print(json.dumps(report, indent=2))
     return 1 if report["violations_count"] else 0
 

@@ -61,7 +61,7 @@ def in_context(path: Path) -> bool:
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The environment of the image, made by the RUN steps of its Dockerfile from the build's context, without network.
 
-    The base dependencies are found where the tests found them instead of being downloaded.
+    The base dependencies, and Debian's packages, are found where the tests found them instead of being downloaded.
     """
     root = tmp_path_factory.mktemp("image")
     source, home = root / "source", root / "opt" / "quorem"
@@ -77,7 +77,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     offline = {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0", "PYTHONPATH": SITE}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for name, step in dockerfile():
-        if name == "RUN":
+        needless = "nghttp2.build" in step and not shutil.which("cc")
+        if name == "RUN" and not step.startswith("apt-get") and not needless:
             step = step.replace("/opt/quorem", str(home))
             done = subprocess.run(
                 ["sh", "-ec", step],
@@ -103,7 +104,9 @@ def test_the_dockerfile_has_what_a_small_and_safe_image_has():
     assert [stage[0] for stage in stages] == ["python:3.11-slim-bookworm"] * 2, "the interpreter that the venv names"
     last = steps[max(at for at, (name, _) in enumerate(steps) if name == "FROM") :]
     assert [rest for name, rest in last if name == "COPY"] == ["--from=build /opt/quorem /opt/quorem"]
-    assert not [rest for name, rest in last if name == "RUN"]
+    (library,) = [rest for name, rest in last if name == "RUN"]
+    assert "libnghttp2-14" in library
+    assert library.endswith("rm -rf /var/lib/apt/lists/*")
     user, group = last_of("USER").split(":")
     assert int(user) > 0 < int(group)
     assert all("--no-cache-dir" in rest for name, rest in steps if name == "RUN" and "pip install" in rest)

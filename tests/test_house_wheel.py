@@ -1,6 +1,8 @@
-"""The wheel: it holds the packages and the recipes and nothing else, and runs in an empty environment."""
+"""The wheel: it holds the packages and the recipes and nothing else, and runs and serves in an empty environment."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +11,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from quorem.serve.client import Client
+from served import ROWS, Rows, without
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ("protos", "train", "export", "serve")
@@ -57,7 +62,7 @@ def shipped() -> Iterator[str]:
     """Every file that the wheel must hold, apart from its metadata."""
     for folder in ("", *PROGRAMS):
         for path in (ROOT / folder).glob("**/*" if folder else "*"):
-            if path.suffix in (".py", ".pyi", ".proto", ".toml") and path.name != "pyproject.toml":
+            if path.suffix in (".py", ".pyi", ".proto", ".toml", ".c", ".h") and path.name != "pyproject.toml":
                 yield f"quorem/{path.relative_to(ROOT).as_posix()}"
 
 
@@ -114,3 +119,47 @@ def test_a_missing_extra_is_named_with_its_remedy(empty: Path, tmp_path: Path, a
     assert done.stderr.count("\n") == 1
     assert f"pip install 'quorem[{extra}]'" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def hide(what: str, place: Path) -> dict[str, str]:
+    """An environment for commands as it is on a machine that lacks something; its cache is empty."""
+    found = {"PATH": os.environ["PATH"], "XDG_CACHE_HOME": str(place / "cache")}
+    if what == "libnghttp2":  # the loader takes the first file of the name, and this is no library
+        (place / "libnghttp2.so.14").touch()
+        found["LD_LIBRARY_PATH"] = str(place)
+    if what == "compiler":
+        found["PATH"] = str(place)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("lacks", "transport", "why"),
+    [
+        ("libnghttp2", "grpcio", "nghttp2 does not work here: .*libnghttp2"),
+        ("compiler", "nghttp2", "by libnghttp2.so.14 alone"),
+        ("nothing", "nghttp2", "by the compiled shim"),
+    ],
+)
+def test_it_serves_by_what_the_machine_has_and_says_so(
+    empty: Path, served_root: Path, golden: Rows, tmp_path: Path, lacks: str, transport: str, why: str
+):
+    if missing := without(transport):
+        pytest.skip(missing)
+    machine = hide(lacks, tmp_path)
+    if lacks != "libnghttp2":
+        build = [empty / "python", "-m", "quorem.serve.nghttp2.build"]
+        built = subprocess.run(build, capture_output=True, text=True, cwd=tmp_path, env=machine, timeout=120)
+        assert built.returncode == (2 if lacks == "compiler" else 0), built.stderr
+        assert "Traceback" not in built.stderr
+    serve = [empty / "quorem", "serve", served_root / "models", "--port", "0", "--workers", "1", "--json"]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=machine) as server:
+        try:
+            assert server.stdout
+            facts = json.loads(server.stdout.readline())
+            assert facts["transport"] == transport
+            assert re.search(why, facts["transport_why"])
+            with Client(facts["address"]) as client:
+                scores = client.score("ctr", golden.columns, ROWS).scores
+            np.testing.assert_allclose(scores, golden.scores, rtol=1e-5)
+        finally:
+            server.terminate()

@@ -16,6 +16,7 @@ from quorem.protos.schema import fingerprint
 from quorem.serve.client import Client
 from served import ROWS, Rows, Served, alive
 
+OVER = ("nghttp2", "grpcio")
 MAX_ROWS = 128
 Tensor = pb.ModelInferRequest.InferInputTensor
 Output = pb.ModelInferRequest.InferRequestedOutputTensor
@@ -96,12 +97,12 @@ def test_a_missing_id_is_no_id_out_of_range(channel: grpc.Channel, golden: Rows)
 def change_input(position: int, **values: object) -> Callable[[pb.ModelInferRequest], object]:
     def change(request: pb.ModelInferRequest) -> None:
         tensor = request.inputs[position]
-        shape = values.pop("shape", None)
         for name, value in values.items():
-            setattr(tensor, name, value)
-        if shape is not None:
-            del tensor.shape[:]
-            tensor.shape.extend(shape)
+            if name == "shape":
+                del tensor.shape[:]
+                tensor.shape.extend(value)
+            else:
+                setattr(tensor, name, value)
 
     return change
 

@@ -15,14 +15,15 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from quorem.serve.call import Call
 from quorem.serve.client import request_of
-from quorem.serve.grpc_transport import THREADS, GrpcServer
+from quorem.serve.grpc_transport import THREADS
 from quorem.serve.port import reserve
-from quorem.serve.settings import Limits
 from served import ROWS, Rows, Served, alive, connections, eventually, serving
+from transports import make
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 SCORE = "/quorem.v1.Scorer/Score"
+OVER = ("nghttp2", "grpcio")
 
 
 class Load:
@@ -108,9 +109,11 @@ def test_health_is_told_for_the_server_its_services_and_its_models(server: Serve
         assert refused.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_a_killed_worker_loses_only_its_own_calls_and_is_replaced(models: Path, request_bytes: bytes, tmp_path: Path):
+def test_a_killed_worker_loses_only_its_own_calls_and_is_replaced(
+    models: Path, request_bytes: bytes, transport: str, tmp_path: Path
+):
     with (
-        serving(models, tmp_path / "log", "--workers", "2") as server,
+        serving(models, tmp_path / "log", "--workers", "2", "--transport", transport) as server,
         loading(server.address, request_bytes, 4) as load,
     ):
         victim, survivor = server.worker_pids
@@ -137,10 +140,10 @@ def answers(address: str, pid: int, request: bytes) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_under_load_ends_with_nothing_but_refusals(
-    models: Path, request_bytes: bytes, tmp_path: Path, number: signal.Signals
+    models: Path, request_bytes: bytes, transport: str, tmp_path: Path, number: signal.Signals
 ):
     with (
-        serving(models, tmp_path / "log", "--workers", "2", "--grace", "5") as server,
+        serving(models, tmp_path / "log", "--workers", "2", "--grace", "5", "--transport", transport) as server,
         loading(server.address, request_bytes, 4) as load,
     ):
         assert server.stop(number) == 0
@@ -158,7 +161,7 @@ def test_ctrl_c_in_a_terminal_reaches_everybody_and_still_drains(models: Path, r
         assert server.log.read_text() == ""
 
 
-def test_every_call_that_began_before_the_drain_is_answered():
+def test_every_call_that_began_before_the_drain_is_answered(transport: str):
     """The transport itself, with a slow method: as many answers arrive as calls were begun."""
     begun = Counter[int]()
 
@@ -168,7 +171,7 @@ def test_every_call_that_began_before_the_drain_is_answered():
         return request
 
     port = reserve("127.0.0.1", 0)
-    server = GrpcServer({"quorem.v1.Scorer": {"Score": slow}}, {}, Limits(), [])
+    server = make(transport, {"quorem.v1.Scorer": {"Score": slow}})
     server.start("127.0.0.1", port.number)
     with port.holder, loading(port.address, b"x", 8) as load:
         server.refuse_health()
@@ -179,12 +182,10 @@ def test_every_call_that_began_before_the_drain_is_answered():
     server.close()
 
 
-def test_a_call_that_outlasts_the_grace_is_cut_off():
+def test_a_call_that_outlasts_the_grace_is_cut_off(transport: str):
     release = threading.Event()
     port = reserve("127.0.0.1", 0)
-    server = GrpcServer(
-        {"quorem.v1.Scorer": {"Score": lambda request, _call: request * release.wait(20)}}, {}, Limits(), []
-    )
+    server = make(transport, {"quorem.v1.Scorer": {"Score": lambda request, _call: request * release.wait(20)}})
     server.start("127.0.0.1", port.number)
     with port.holder, grpc.insecure_channel(port.address) as channel:
         pending = channel.unary_unary(SCORE).future(b"x", timeout=20)
@@ -199,7 +200,7 @@ def test_a_call_that_outlasts_the_grace_is_cut_off():
             pending.result()
 
 
-def test_a_call_whose_caller_has_gone_is_neither_computed_nor_waited_for():
+def test_a_call_whose_caller_has_gone_is_neither_computed_nor_waited_for(transport: str):
     begun, release = Counter[int](), threading.Event()
 
     def slow(request: bytes, _call: Call) -> bytes:
@@ -208,7 +209,7 @@ def test_a_call_whose_caller_has_gone_is_neither_computed_nor_waited_for():
         return request
 
     port = reserve("127.0.0.1", 0)
-    server = GrpcServer({"quorem.v1.Scorer": {"Score": slow}}, {}, Limits(), [])
+    server = make(transport, {"quorem.v1.Scorer": {"Score": slow}})
     server.start("127.0.0.1", port.number)
     with port.holder, grpc.insecure_channel(port.address) as channel:
         call = channel.unary_unary(SCORE)
@@ -226,12 +227,12 @@ def test_a_call_whose_caller_has_gone_is_neither_computed_nor_waited_for():
     server.close()
 
 
-def test_an_unforeseen_error_is_internal_and_its_log_holds_no_request(caplog: pytest.LogCaptureFixture):
+def test_an_unforeseen_error_is_internal_and_its_log_holds_no_request(transport: str, caplog: pytest.LogCaptureFixture):
     def broken(request: bytes, _call: Call) -> bytes:
         raise ValueError(f"cannot read {request!r}")
 
     port = reserve("127.0.0.1", 0)
-    server = GrpcServer({"quorem.v1.Scorer": {"Score": broken}}, {}, Limits(), [])
+    server = make(transport, {"quorem.v1.Scorer": {"Score": broken}})
     server.start("127.0.0.1", port.number)
     with port.holder, grpc.insecure_channel(port.address) as channel:
         with pytest.raises(grpc.RpcError) as refused:
@@ -245,9 +246,9 @@ def test_an_unforeseen_error_is_internal_and_its_log_holds_no_request(caplog: py
     assert "secret" not in caplog.text
 
 
-def test_watchers_learn_of_the_end_and_do_not_delay_it(models: Path, tmp_path: Path):
+def test_watchers_learn_of_the_end_and_do_not_delay_it(models: Path, transport: str, tmp_path: Path):
     with (
-        serving(models, tmp_path / "log", "--workers", "1", "--grace", "20") as server,
+        serving(models, tmp_path / "log", "--workers", "1", "--grace", "20", "--transport", transport) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         stub = health_pb2_grpc.HealthStub(channel)
@@ -304,7 +305,7 @@ def test_a_second_sigterm_does_not_cut_the_drain_short(models: Path, request_byt
         assert set(load.stop()) <= {"OK", "UNAVAILABLE"}
 
 
-def test_health_answers_while_every_thread_scores():
+def test_health_answers_while_every_thread_scores(transport: str):
     release = threading.Event()
     methods = {
         "quorem.v1.Scorer": {
@@ -313,7 +314,7 @@ def test_health_answers_while_every_thread_scores():
         }
     }
     port = reserve("127.0.0.1", 0)
-    server = GrpcServer(methods, {}, Limits(), ["ctr"])
+    server = make(transport, methods, healthy=["ctr"])
     server.start("127.0.0.1", port.number)
     with port.holder, grpc.insecure_channel(port.address) as channel:
         pending = [channel.unary_unary(SCORE).future(b"x", timeout=20) for _ in range(3 * THREADS)]

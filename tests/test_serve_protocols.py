@@ -21,6 +21,7 @@ from quorem.protos.scoring_pb2_grpc import ScorerStub
 from quorem.serve.columns import encode as column_of
 from served import ROWS, Rows, Served, make_repository, serving
 
+OVER = ("nghttp2", "grpcio")
 TOKEN = "0123456789abcdef0123"
 
 # Triton's messages have the names of ours, so its client must not meet them in one process.
@@ -140,7 +141,7 @@ asyncio.run(main())
 
 
 @pytest.fixture(scope="module")
-def address(golden: Rows, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(golden: Rows, transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server that takes control from who has the token, on a repository of a version and of a broken one."""
     root = tmp_path_factory.mktemp("controlled")
     make_repository(root)
@@ -149,8 +150,9 @@ def address(golden: Rows, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with (model / "2" / "tables.bin").open("r+b") as tables:
         tables.write(b"spoilt")
     (root / "tokens").write_text(f"tests {TOKEN}\n")
+    options = ("--workers", "2", "--max-rows", "128", "--transport", transport)
     control = ("--allow-control", "--token-file", str(root / "tokens"))
-    with serving(root / "models", root / "log", "--workers", "2", "--max-rows", "128", *control) as running:
+    with serving(root / "models", root / "log", *options, *control) as running:
         yield running.address
 
 

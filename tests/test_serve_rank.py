@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,13 @@ from quorem.protos import scoring_pb2 as pb
 from quorem.protos.encode import Column, Encoded
 from quorem.protos.errors import Malformed, NotFound, ParityError, WrongShape
 from quorem.protos.schema import layout
-from quorem.serve import golden, tuning
+from quorem.serve import golden, tuning, work
 from quorem.serve.call import Call
 from quorem.serve.client import Client, request_of
 from quorem.serve.graph import CTR, LOGIT
 from quorem.serve.model import CANDIDATE_DENSE, CANDIDATE_IDS, CONTEXT_DENSE, CONTEXT_IDS, Model
 from quorem.serve.repository import Repository
-from quorem.serve.score_method import score
+from quorem.serve.score_method import prepare_score
 from quorem.serve.settings import Limits, Version
 from quorem.serve.sides import Apart
 from quorem.serve.survey import survey
@@ -148,7 +149,9 @@ def repeated(column: Column, count: int) -> Column:
 
 def answer(model: Model, call: pb.ScoreRequest) -> pb.ScoreResponse:
     repository = Repository([model], Limits())
-    return pb.ScoreResponse.FromString(score(repository, call.SerializeToString(), Call()))
+    return pb.ScoreResponse.FromString(
+        work.answer(repository, partial(prepare_score, repository), call.SerializeToString(), Call())
+    )
 
 
 def graph_of(model: Model, call: pb.ScoreRequest) -> str:

@@ -13,6 +13,7 @@ from quorem.protos.schema import fingerprint
 from quorem.serve.client import Client, request_of
 from served import CONTEXT, ROWS, Rows, Served, alive, head
 
+OVER = ("nghttp2", "grpcio")
 MAX_ROWS = 128
 
 

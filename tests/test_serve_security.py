@@ -18,6 +18,7 @@ from quorem.protos import scoring_pb2_grpc as scorer
 from quorem.serve.client import request_of
 from served import Rows, Served, quorem, serving
 
+OVER = ("nghttp2", "grpcio")
 TOKEN = "0123456789abcdef-the-token"
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 TRUSTED = (("authorization", f"Bearer {TOKEN}"),)
@@ -53,14 +54,15 @@ def place(served_root: Path, golden: Rows, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture(scope="module")
-def guarded(place: Path) -> Iterator[Guarded]:
-    ours = Authority(place / "ours")
+def guarded(place: Path, transport: str) -> Iterator[Guarded]:
+    ours = Authority(place / transport)
     issued, caller = ours.issue("server"), ours.issue("caller")
     (place / "tokens").write_text(f"tester {TOKEN}\n")
     (place / "tokens").chmod(0o600)
     tls = ("--tls-cert", str(issued.cert), "--tls-key", str(issued.key), "--tls-ca", str(ours.own.cert))
     tokens = ("--token-file", str(place / "tokens"), "--token-for", "all", "--allow-control")
-    with serving(place / "models", place / "log", "--workers", "2", *tls, *tokens) as server:
+    options = ("--workers", "2", "--transport", transport)
+    with serving(place / "models", place / f"log-{transport}", *options, *tls, *tokens) as server:
         yield Guarded(server, ours, caller)
         assert TOKEN not in server.log.read_text()
         assert "Traceback" not in server.log.read_text()
@@ -184,14 +186,16 @@ def test_control_calls_are_forbidden_unless_the_server_allows_them(server: Serve
         assert inference.ModelReady(oip.ModelReadyRequest(name="ctr"), timeout=20).ready
 
 
-def test_a_server_with_half_of_what_it_needs_does_not_start(place: Path, guarded: Guarded):
-    models, own = place / "models", guarded.ours.own
+def test_a_server_with_half_of_what_it_needs_does_not_start(place: Path, tmp_path: Path):
+    ours = Authority(tmp_path / "ours")
+    (tmp_path / "tokens").write_text(f"tester {TOKEN}\n")
+    models, own, other = place / "models", ours.own, ours.issue("other")
     for options, told in {
         ("--allow-control",): "--allow-control needs --token-file",
         ("--token-for", "all"): "--token-for all needs --token-file",
-        ("--token-file", place / "tokens"): "--token-file guards",
+        ("--token-file", tmp_path / "tokens"): "--token-file guards",
         ("--token-file", place / "none", "--allow-control"): "a token file is there",
         ("--tls-cert", own.cert): "both --tls-cert and --tls-key",
-        ("--tls-cert", own.cert, "--tls-key", guarded.caller.key): "a TLS key is that of the certificate",
+        ("--tls-cert", own.cert, "--tls-key", other.key): "a TLS key is that of the certificate",
     }.items():
         assert told in quorem("serve", models, "--port", "0", *options, status=2).stderr

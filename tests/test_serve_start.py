@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from quorem.protos import manifest as manifests
 from quorem.protos.schema import Layout
-from quorem.serve.score_method import most_rows
+from quorem.serve.model import Model
 from quorem.serve.settings import Limits
 from safetensors.numpy import load, save
 from served import Rows, Served, command, quorem, serving
@@ -130,4 +130,4 @@ def test_the_rows_of_a_request_are_bounded_by_the_slots_of_the_model():
     class Wide:
         layout = Layout({"bag": (0, 65536)}, {}, 65536)
 
-    assert most_rows(Wide(), Limits(max_rows=4096, max_slots=1 << 20)) == 16  # pyright: ignore[reportArgumentType]  # only its layout is asked
+    assert Model.most_rows(Wide(), Limits(max_rows=4096, max_slots=1 << 20)) == 16  # pyright: ignore[reportArgumentType]  # only its layout is asked

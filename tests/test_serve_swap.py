@@ -29,6 +29,7 @@ from quorem.protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from served import Served, alive, eventually, serving
 from soak_versions import BAD, LABEL, NAME, SCORE, Asked, make_variants, publish
 
+OVER = ("nghttp2", "grpcio")  # of the tests that ask for it: what swaps is the same for both
 TOKEN = "0123456789abcdef0123"
 WATCH = ("--watch", "0.2", "--workers", "2")
 LOOKS_S = 1.0  # several looks
@@ -273,12 +274,14 @@ def control(server: Served, what: str, *, token: str = TOKEN, status: int = 0) -
     return done.stderr if status else done.stdout
 
 
-def test_control_reaches_every_worker_before_it_is_answered(models: Path, variants: Variants, tmp_path: Path):
+def test_control_reaches_every_worker_before_it_is_answered(
+    models: Path, variants: Variants, transport: str, tmp_path: Path
+):
     asked = variants.ask()
     (tmp_path / "tokens").write_text(f"tests {TOKEN}\n")
     (tmp_path / "tokens").chmod(0o600)
     options = ("--watch", "0", "--workers", "2", "--allow-control", "--token-file", str(tmp_path / "tokens"))
-    with serving(models, tmp_path / "log", *options) as server:
+    with serving(models, tmp_path / "log", *options, "--transport", transport) as server:
         assert "UNAUTHENTICATED" in control(server, "unload_model", token="another" * 3, status=1)
         assert answers(server, asked) == {1}
         control(server, "unload_model")
@@ -296,9 +299,11 @@ def test_control_reaches_every_worker_before_it_is_answered(models: Path, varian
         assert answers(server, asked) == {"NOT_FOUND"}
 
 
-def test_a_worker_that_is_killed_during_a_swap_holds_nothing_up(models: Path, variants: Variants, tmp_path: Path):
-    asked = variants.ask()
-    with serving(models, tmp_path / "log", *WATCH) as server, calling(server, [asked]) as callers:
+def test_a_worker_that_is_killed_during_a_swap_holds_nothing_up(
+    models: Path, variants: Variants, transport: str, tmp_path: Path
+):
+    asked, options = variants.ask(), (*WATCH, "--transport", transport)
+    with serving(models, tmp_path / "log", *options) as server, calling(server, [asked]) as callers:
         eventually(lambda: callers.ends["OK"] > 20)
         victim, survivor = server.worker_pids
         os.kill(victim, signal.SIGSTOP)

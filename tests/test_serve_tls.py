@@ -9,13 +9,13 @@ from pathlib import Path
 import grpc
 import pytest
 from authority import Authority, Issued
+from frames import Connection, asking, framed
 from quorem.protos.errors import Malformed, MissingFile, QuoremError
 from quorem.serve.certificates import Certificates
-from quorem.serve.grpc_transport import GrpcServer
 from quorem.serve.port import reserve
-from quorem.serve.settings import Limits
-from quorem.serve.tls import credentials
+from transports import make
 
+OVER = ("nghttp2", "grpcio")
 PATH = "/test.Echo/Echo"
 
 
@@ -88,9 +88,9 @@ def test_a_key_of_another_certificate_or_with_a_passphrase_is_refused(ours: Auth
 class Echo:
     """A server in this process that answers what it was sent."""
 
-    def __init__(self, files: Certificates) -> None:
+    def __init__(self, transport: str, files: Certificates) -> None:
         methods = {"test.Echo": {"Echo": lambda request, _call: request}}
-        self._server = GrpcServer(methods, {}, Limits(), [], credentials=credentials(files))
+        self._server = make(transport, methods, certificates=files)
         self.port = reserve("127.0.0.1", 0)
         self._server.start(self.port.host, self.port.number)
 
@@ -111,10 +111,10 @@ class Echo:
 
 
 def test_new_files_serve_the_next_connection_and_broken_ones_are_told_once(
-    ours: Authority, pair: Certificates, caplog: pytest.LogCaptureFixture
+    transport: str, ours: Authority, pair: Certificates, caplog: pytest.LogCaptureFixture
 ):
     pair = Certificates(pair.cert, pair.key)
-    echo, caller = Echo(pair), ours.own.cert
+    echo, caller = Echo(transport, pair), ours.own.cert
     try:
         first = echo.shown()
         assert first == pair.cert.read_text()
@@ -135,10 +135,10 @@ def test_new_files_serve_the_next_connection_and_broken_ones_are_told_once(
         echo.close()
 
 
-def test_new_authorities_decide_who_may_call(ours: Authority, pair: Certificates, tmp_path: Path):
+def test_new_authorities_decide_who_may_call(transport: str, ours: Authority, pair: Certificates, tmp_path: Path):
     theirs = Authority(tmp_path / "theirs")
     known, stranger = ours.issue("known"), theirs.issue("stranger")
-    echo = Echo(pair)
+    echo = Echo(transport, pair)
     try:
         assert echo.ask(ours.own.cert, known) == b"hello"
         for refused in (None, stranger):
@@ -149,5 +149,24 @@ def test_new_authorities_decide_who_may_call(ours: Authority, pair: Certificates
         assert echo.ask(ours.own.cert, stranger) == b"hello"
         with pytest.raises(grpc.RpcError):
             echo.ask(ours.own.cert, known)
+    finally:
+        echo.close()
+
+
+@pytest.mark.parametrize(
+    ("spoken", "served"), [(["h2"], True), (["h2", "http/1.1"], True), (["http/1.1"], False), ([], False)]
+)
+def test_only_who_says_h2_is_served(
+    transport: str, ours: Authority, pair: Certificates, spoken: list[str], served: bool
+):
+    echo, context = Echo(transport, Certificates(pair.cert, pair.key)), ssl.create_default_context(cafile=ours.own.cert)
+    if spoken:
+        context.set_alpn_protocols(spoken)
+    try:
+        with Connection(echo.port.address, context) as connection:
+            reply = connection.call(framed(b"hello"), asking(PATH, scheme="https"))
+            assert (reply.data == framed(b"hello")) == served
+    except (ssl.SSLError, ConnectionError):
+        assert not served
     finally:
         echo.close()

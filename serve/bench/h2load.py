@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 
 import grpc
 import numpy as np
+import numpy.typing as npt
 
 from ...protos.errors import DataError, NotFound, Unavailable
 from ..channel import Access, error_of
@@ -58,26 +59,20 @@ class H2load:
             NotFound: the program is not installed.
             Unavailable: no answers, or answers without scores.
         """
-        concurrency, program = _checked(access, load, arrivals), _program()
+        concurrency, program = _checked(access, load, arrivals), found()
         request = load.requests[0]
         call = partial(_reply_bytes, access, path, request, timeout_s)
         reply_bytes = PREFIX.size + call()
         with TemporaryDirectory(prefix="quorem-bench-") as directory:
             body = Path(directory) / "body"
-            body.write_bytes(PREFIX.pack(0, len(request)) + request)
+            body.write_bytes(framed(request))
             while True:
                 log, said = Path(directory) / "log", Path(directory) / "said"
                 log.write_bytes(b"")  # the program appends
-                command = [
-                    program,
-                    f"-c{concurrency}",
-                    "-t1",
-                    "-m1",
-                    f"-D{ceil(1e3 * (warmup_s + WINDOWS * window_s))}ms",
-                ]
-                command += [f"-N{ceil(timeout_s)}", *HEADERS, f"-d{body}", f"--log-file={log}"]
+                whole_s = warmup_s + WINDOWS * window_s
+                run_it = command(program, concurrency, 1, whole_s, timeout_s, body, log, access.endpoint + path)
                 with said.open("wb") as out:
-                    process = subprocess.Popen([*command, f"http://{access.endpoint}{path}"], stdout=out, stderr=out)
+                    process = subprocess.Popen(run_it, stdout=out, stderr=out)
                 run = _Run(process, log, said, access.endpoint, load.counts[0], call)
                 try:
                     yield from run.windows(warmup_s, window_s, reply_bytes)
@@ -120,14 +115,11 @@ class _Run:
 
     def _prove(self, reply_bytes: int) -> None:
         """Whether the replies were as long as a reply with scores is."""
-        told = self.said.read_text(errors="replace")
-        found = re.search(r"(\d+) succeeded,.*^traffic:.*\((\d+)\) data$", told, re.DOTALL | re.MULTILINE)
-        replies, data = map(int, found.groups()) if found else (0, 0)
+        replies, missing = heard(self.said.read_text(errors="replace"), reply_bytes)
         if not replies:
             raise self._unavailable(f"none: {self._words()}")
-        if data < replies * (reply_bytes - SLACK):
-            share = 1 - data / (replies * reply_bytes)
-            raise self._unavailable(f"{share:.1%} of {replies} replies are missing or without scores")
+        if missing:
+            raise self._unavailable(f"{missing:.1%} of {replies} replies are missing or without scores")
 
     def _unavailable(self, found: str) -> Unavailable:
         return Unavailable(
@@ -148,16 +140,36 @@ class _Run:
         return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def _program() -> str:
-    found = shutil.which(PROGRAM)
-    if found is None:
+def found() -> str:
+    """The program's path.
+
+    Raises:
+        NotFound: it is not installed.
+    """
+    path = shutil.which(PROGRAM)
+    if path is None:
         raise NotFound(
             "--driver h2load finds the program h2load",
             found="none",
             where="PATH",
             remedy="Install nghttp2-client (Debian) or nghttp2, or use --driver quorem",
         )
-    return found
+    return path
+
+
+def framed(request: bytes) -> bytes:
+    """A request as it goes over the wire."""
+    return PREFIX.pack(0, len(request)) + request
+
+
+def command(
+    program: str, connections: int, streams: int, seconds: float, timeout_s: float, body: Path, log: Path, where: str
+) -> list[str]:
+    """What to run to send a body again and again: on so many connections, so many at once on each."""
+    return [
+        *(program, f"-c{connections}", f"-m{streams}", "-t1", f"-D{ceil(1e3 * seconds)}ms", f"-N{ceil(timeout_s)}"),
+        *(*HEADERS, f"-d{body}", f"--log-file={log}", f"http://{where}"),
+    ]
 
 
 def _checked(access: Access, load: Load, arrivals: Arrivals) -> int:
@@ -181,6 +193,19 @@ def _reply_bytes(access: Access, path: str, request: bytes, timeout_s: float) ->
     return len(reply)
 
 
+def heard(told: str, reply_bytes: int) -> tuple[int, float]:
+    """Of what the program said at its end: replies, and the share of them that is missing or too short."""
+    found = re.search(r"(\d+) succeeded,.*^traffic:.*\((\d+)\) data$", told, re.DOTALL | re.MULTILINE)
+    replies, data = map(int, found.groups()) if found else (0, 0)
+    short = data < replies * (reply_bytes - SLACK)
+    return replies, 1 - data / (replies * reply_bytes) if short else 0.0
+
+
+def calls(lines: bytes) -> npt.NDArray[np.int64]:
+    """Of the log's lines, (calls, 3): begin in microseconds, HTTP status, microseconds until the reply's end."""
+    return np.array(lines.split(), np.int64).reshape(-1, 3)
+
+
 def _split(data: bytes) -> tuple[bytes, bytes]:
     """Whole lines, and the beginning of the next."""
     whole, end, rest = data.rpartition(b"\n")
@@ -188,12 +213,12 @@ def _split(data: bytes) -> tuple[bytes, bytes]:
 
 
 def _window(lines: bytes, rows: int, wall_s: float, cpu_s: float) -> Window:
-    """Of the log's lines: begin in microseconds, HTTP status, microseconds until the reply's end."""
-    calls = np.array(lines.split(), np.int64).reshape(-1, 3)
-    window, answered = Window(wall_s=wall_s, cpu_s=cpu_s, busiest=cpu_s / wall_s), calls[:, 1] == ANSWERED
-    record(window.latencies, 1000 * calls[answered, 2])
-    record(window.failed, 1000 * calls[~answered, 2])
+    """What came of the calls of those lines."""
+    found = calls(lines)
+    window, answered = Window(wall_s=wall_s, cpu_s=cpu_s, busiest=cpu_s / wall_s), found[:, 1] == ANSWERED
+    record(window.latencies, 1000 * found[answered, 2])
+    record(window.failed, 1000 * found[~answered, 2])
     window.answers = int(answered.sum())
     window.rows = rows * window.answers
-    window.failures.update("UNAVAILABLE" if each == DROPPED else f"HTTP {each}" for each in calls[~answered, 1])
+    window.failures.update("UNAVAILABLE" if each == DROPPED else f"HTTP {each}" for each in found[~answered, 1])
     return window

@@ -1,0 +1,298 @@
+"""Connection: one caller's connection, from its greeting to its end.
+
+accepted ──TLS, SETTINGS──▶ open ──too old, idle, draining──▶ announced ──▶ left ──no more calls──▶ closed
+                              └── no HTTP/2, too much noise, silence, a caller that takes nothing ──▶ closed
+"""
+
+import asyncio
+from collections import deque
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, cast
+
+from ...protos.errors import QuoremError
+from ..statuses import Status
+from .exchange import Exchange
+from .head import seconds
+from .message import PREFIX, only, size, too_long
+from .reply import Refused, headers
+from .session import CALM, CLOSED, DATA, END, LONG, OPEN, REQUEST, Broken, Code, Session
+
+if TYPE_CHECKING:
+    from .server import Http2Server
+
+CALM_S = 100  # of noise that is forgiven a second
+LEAST_RATE = 1024  # bytes a second that a caller takes of its replies, or it is stuck
+NOTICE_S = 0.5  # between the two GOAWAYs: what the caller began before the first arrived is served
+
+
+class Connection(asyncio.Protocol):
+    """What one caller sends and gets; used by the loop's thread alone."""
+
+    def __init__(self, server: "Http2Server") -> None:
+        self._server, self._bounds = server, server.bounds
+        self._transport: asyncio.Transport | None = None
+        self._session: Session | None = None
+        self.exchanges = dict[int, Exchange]()
+        self.dirty = False
+        self._paused = False
+        self._born = self._heard = self._idle = self._swept = monotonic()
+        self._pinged = self._left = 0.0  # when, if so
+        self._stuck, self._sent = self._born, 0
+        self._grants, self._asking = dict[int, int](), deque[tuple[int, int]]()
+        self.held = 0
+        self._age_s = server.age_s()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet the caller."""
+        self._transport = cast(asyncio.Transport, transport)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() != "h2":
+            self._server.count("no_h2")
+            self._transport.abort()
+        elif self._server.admit(self):
+            self._session = self._server.session()
+            self._server.wake(self)
+        else:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the caller, and the calls that it waited for."""
+        session, self._session = self._session, None
+        if session is None:
+            return
+        self._server.dismiss(self)
+        for exchange in list(self.exchanges.values()):
+            self.forget(exchange)
+            exchange.gone()
+        session.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Take calls in; what they come to is sent at the end of the turn."""
+        session = self._session
+        if session is None:
+            return
+        try:
+            records, blob = session.feed(data)
+        except Broken:
+            self.end("protocol", Code.PROTOCOL_ERROR)
+            return
+        self._heard = now = monotonic()
+        for stream, kind, code, at, head, body, timeout in records:
+            exchange, middle, end = self.exchanges.get(stream), at + head, at + head + body
+            try:
+                if exchange is None:
+                    if kind > OPEN:
+                        continue  # of a stream that was refused
+                    exchange = self._begin(stream, code, blob[at:middle], blob[end : end + timeout], now)
+                self._go_on(exchange, kind, code, blob[middle:end])
+            except (Refused, QuoremError) as error:
+                if exchange is None:
+                    self.reply(stream, headers(error), None, b"")
+                else:
+                    exchange.done(error)
+        state = session.state
+        if state.held != self.held:
+            self._server.hold(self, state.held)
+        if state.flooded:
+            self.end("flood", Code.ENHANCE_YOUR_CALM, b"too_many_pings")
+        self._server.wake(self)
+
+    def _begin(self, stream: int, long: int, fields: bytes, timeout: bytes, now: float) -> Exchange:
+        if long:
+            raise Refused(Status.RESOURCE_EXHAUSTED, f"Headers have at most {self._bounds.header_bytes} bytes")
+        deadline = now + seconds(timeout) if timeout else None
+        exchange = Exchange(self, stream, self._server.asked(fields), now, deadline)
+        self.exchanges[stream] = exchange
+        return exchange
+
+    def _go_on(self, exchange: Exchange, kind: int, code: int, body: bytes) -> None:
+        most = self._server.most
+        if kind == REQUEST:
+            exchange.whole = True
+            if exchange.route.take is not None:
+                exchange.route.take(exchange, only(body, exchange.gzip, most))
+            elif exchange.route.flow is not None:
+                flow = exchange.route.flow(exchange)
+                flow.feed(body)
+                flow.put(None)
+        elif kind == CLOSED:
+            self.forget(exchange)
+            exchange.gone()
+        elif exchange.flow is not None:
+            if kind == DATA:
+                exchange.flow.feed(body)
+            elif kind == END:
+                exchange.whole = True
+                exchange.flow.put(None)
+        elif kind == OPEN:
+            if exchange.route.flow is not None:
+                flow = exchange.route.flow(exchange)
+                assert self._session is not None
+                self._session.follow(exchange.stream)
+                flow.feed(body)
+            elif len(body) >= PREFIX:
+                self._long(exchange.stream, size(body), most)
+        elif kind == LONG:
+            self._long(exchange.stream, code, most)
+
+    def _long(self, stream: int, length: int, most: int) -> None:
+        if length > most:
+            raise too_long(most)
+        self.ask(stream, PREFIX + length)
+
+    def ask(self, stream: int, length: int) -> None:
+        """Let a stream send a message of so many bytes, once there is room for it."""
+        if length > max(self._bounds.window, self._grants.get(stream, 0)):
+            self._asking.append((stream, length))
+            self.grant()
+
+    def grant(self) -> None:
+        """Let streams that wait send their long messages, as far as there is room; one always may."""
+        while self._asking and self._session is not None:
+            stream, length = self._asking[0]
+            if stream in self.exchanges:
+                before, here = self._grants.get(stream, 0), sum(self._grants.values())
+                if (here and here + length > self._bounds.connection_bytes) or not self._server.grant(length - before):
+                    return
+                self._grants[stream] = length
+                self._session.grant(stream, length)
+                self._server.wake(self)
+            self._asking.popleft()
+
+    def forget(self, exchange: Exchange) -> None:
+        """An exchange is over, for the caller at least."""
+        self.exchanges.pop(exchange.stream, None)
+        self._idle = self._heard
+        if self._grants and (length := self._grants.pop(exchange.stream, 0)):
+            self._server.grant(-length)
+            self.grant()
+
+    def reply(self, stream: int, head: bytes, body: bytes | None, tail: bytes) -> None:
+        """See `Session.reply`."""
+        if self._session is not None:
+            self._session.reply(stream, head, body, tail)
+            if not self.dirty:
+                self._server.wake(self)
+
+    def consume(self, stream: int, length: int) -> None:
+        """See `Session.consume`."""
+        if self._session is not None:
+            self._session.consume(stream, length)
+            self._server.wake(self)
+
+    def flush(self) -> None:
+        """Send what there is to send."""
+        self.dirty = False
+        session, transport = self._session, self._transport
+        if session is None or transport is None:
+            return
+        try:
+            while not self._paused and (data := session.take()):
+                transport.write(data)
+        except Broken:
+            transport.abort()
+            return
+        if session.over:
+            transport.close()
+
+    def pause_writing(self) -> None:
+        """Read no more while the caller does not take what it asked for."""
+        self._paused = True
+        if self._transport is not None:
+            with suppress(RuntimeError):  # it is closing
+                self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._paused = False
+        if self._transport is not None:
+            with suppress(RuntimeError):
+                self._transport.resume_reading()
+        self._server.wake(self)
+
+    def announce(self) -> None:
+        """Ask the caller to begin no more calls here."""
+        if self._session is not None and not self._left:
+            self._left = monotonic()
+            self._session.announce()
+            self._server.wake(self)
+
+    def leave(self) -> None:
+        """Serve the calls that have begun, and end."""
+        if self._session is not None:
+            self._session.leave(Code.NO_ERROR)
+            self._server.wake(self)
+
+    def end(self, why: str, code: int, debug: bytes = b"") -> None:
+        """End now, and count why."""
+        self._server.count(why)
+        if self._session is not None and self._transport is not None:
+            self._session.leave(code, debug)
+            self.flush()
+            self._transport.close()
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of replies that the caller has not taken."""
+        return self._session.state.unsent if self._session is not None else 0
+
+    @property
+    def idle(self) -> float | None:
+        """Since when there has been no call; None while there is one."""
+        return None if self.exchanges else self._idle
+
+    def sweep(self, now: float) -> None:
+        """Look at what time does: called about twice a second."""
+        session, bounds = self._session, self._bounds
+        if session is None:
+            return
+        state, passed_s = session.state, now - self._swept
+        self._swept = now
+        state.calm = min(CALM, state.calm + int(CALM_S * passed_s))
+        for exchange in list(self.exchanges.values()):
+            deadline = exchange.call.deadline
+            if deadline is not None and deadline <= now:
+                exchange.expire()
+            elif not exchange.whole and exchange.flow is None and exchange.begun + bounds.request_s <= now:
+                self._server.count("slow_request")
+                exchange.done(Refused(Status.DEADLINE_EXCEEDED, f"A request is whole within {bounds.request_s:g} s"))
+        self.grant()
+        waits = state.unsent > 0 or self._paused
+        if not waits or state.sent - self._sent > LEAST_RATE * passed_s:
+            self._stuck = now
+        self._sent = state.sent
+        if not state.greeted and self._born + bounds.handshake_s <= now:
+            self.end("handshake", Code.PROTOCOL_ERROR)
+        elif self._stuck + bounds.stuck_s <= now or state.unsent > bounds.unsent_bytes:
+            self.abort("slow_reader")
+        elif not self._left and not self.exchanges and not waits and self._idle + bounds.idle_s <= now:
+            self._retire("idle")
+        elif not self._left and self._age_s and self._born + self._age_s <= now:
+            self._retire("age")
+        elif self._left and self._left + bounds.leave_s <= now:
+            self.abort("leave")
+        elif not self._paused:
+            self._keep(session, now)
+
+    def _keep(self, session: Session, now: float) -> None:
+        """Ping a caller that is silent, and end with one that stays so."""
+        if self._heard > self._pinged:
+            self._pinged = 0.0
+        if self._pinged and self._pinged + self._bounds.keepalive_timeout_s <= now:
+            self.abort("keepalive")
+        elif not self._pinged and self._heard + self._bounds.keepalive_s <= now:
+            self._pinged = now
+            session.ping()
+            self._server.wake(self)
+
+    def _retire(self, why: str) -> None:
+        self._server.count(why)
+        self.announce()
+        self._server.later(NOTICE_S, self.leave)
+
+    def abort(self, why: str) -> None:
+        """Cut the caller off, and count why."""
+        self._server.count(why)
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,82 @@
+"""PlainNumbers: the numbers of one type that stand in a request as they are, column by column, become a graph's inputs.
+
+Legend: R rows of an input; C columns.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..protos.ids import MISSING, Int64s, UInt64s
+from .columns import FLOAT32, INT64
+from .graph import Graph
+from .model import CANDIDATE_DENSE, CANDIDATE_IDS, CONTEXT_DENSE, CONTEXT_IDS, DENSE, IDS, Inputs, Model, are_finite
+
+
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """An input, (R, C), whose values begin at a byte.
+
+    bounded, sizes: its columns whose ids are refused out of range, and, (…, 1), their ranges' sizes.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    start: int
+    bounded: Int64s
+    sizes: UInt64s
+
+
+class PlainNumbers:
+    """Ids, or dense numbers."""
+
+    def __init__(
+        self, model: Model, graph: Graph, places: Mapping[str, int], context: Collection[str], rows: int, *, ids: bool
+    ) -> None:
+        """Plan for requests of one form.
+
+        Args:
+            model: whose features are all plain numbers.
+            graph: of the model.
+            places: of the columns among the parts of a request, by feature.
+            context: the features that have one value.
+            rows: that the others have, and the graph's inputs.
+            ids: whether these are the ids.
+        """
+        self._dtype = INT64 if ids else FLOAT32
+        self._columns: list[tuple[int, int]] = []  # the place of each, and how often its values are taken
+        self._inputs: list[_Filled] = []
+        sizes = {name: size for name, _, _, size in model.bounded}
+        start = 0
+        for name in (IDS, CONTEXT_IDS, CANDIDATE_IDS) if ids else (DENSE, CONTEXT_DENSE, CANDIDATE_DENSE):
+            if name not in graph.names:
+                continue
+            shared, own = name in (CONTEXT_IDS, CONTEXT_DENSE), name in (CANDIDATE_IDS, CANDIDATE_DENSE)
+            held = [
+                each
+                for each in (model.layout.slots if ids else model.layout.dense)
+                if (each in context or not shared) and (each not in context or not own)
+            ]
+            count = 1 if shared else rows
+            self._columns += [(places[each], count if each in context else 1) for each in held]
+            bounded = [each for each in held if each in sizes]
+            within = np.array([held.index(each) for each in bounded], np.int64)
+            least = np.array([[sizes[each]] for each in bounded], np.uint64)
+            self._inputs.append(_Filled(name, (len(held), count), start, within, least))
+            start += len(held) * count * self._dtype.itemsize
+        self._count = start // self._dtype.itemsize
+
+    def inputs(self, parts: Sequence[bytes], found: Inputs) -> bool:
+        """Add the inputs, (R, C) each, to those that were found; False where a value is to be refused."""
+        data = b"".join([parts[place] * times for place, times in self._columns])
+        if self._dtype is FLOAT32 and not are_finite(np.ndarray((self._count,), FLOAT32, data)):
+            return False
+        for each in self._inputs:
+            values = np.ndarray(each.shape, self._dtype, data, each.start)
+            if len(each.bounded):
+                ids = values[each.bounded]
+                if ((ids.view(np.uint64) >= each.sizes) & (ids != MISSING)).any():
+                    return False
+            found[each.name] = values.T.copy()
+        return True
