@@ -136,8 +136,8 @@ def hide(what: str, place: Path) -> dict[str, str]:
     ("lacks", "transport", "why"),
     [
         ("libnghttp2", "grpcio", "nghttp2 does not work here: .*libnghttp2"),
-        ("compiler", "nghttp2", "by libnghttp2.so.14 alone"),
-        ("nothing", "nghttp2", "by the compiled shim"),
+        ("compiler", "nghttp2", "libnghttp2.so.14 alone"),
+        ("nothing", "nghttp2", "the compiled shim"),
     ],
 )
 def test_it_serves_by_what_the_machine_has_and_says_so(
