@@ -17,6 +17,7 @@ from ..protos import manifest_pb2 as pb
 from ..protos import nets
 from ..protos.errors import Malformed, NetError, RecipeError, WrongClasses
 from ..protos.ids import VocabularyValues
+from ..protos.low_bits import check_grid, encode, offset_name, scale_name
 from .checkpoint import part
 from .directory import RECIPE, STATE, WEIGHTS
 from .layers import weights_of
@@ -80,9 +81,12 @@ class Yesterday:
         for prefix, tables in zip(("embedding", "first_order"), model.tables(), strict=False):
             for group in tables.packed():
                 for partition in group.packed():
-                    for field, table in partition.tables():
+                    for position, (field, table) in enumerate(partition.tables()):
                         given = self.weights[f"{prefix}.{field.feature}.{partition.number}"]
-                        table.copy_(given - group.centre if partition.number else given)
+                        table.copy_(given - group.centre_of(partition))
+                        if partition.grid is not None:
+                            scale = self.weights[scale_name(field.feature, partition.number)]
+                            partition.grid.take(position, scale)
         for layer in self.manifest.net.layers:
             if (module := model.module_of(layer)) is not None:
                 for role, held in weights_of(module).items():
@@ -142,7 +146,24 @@ def read_yesterday(path: Path, resolved: str) -> Yesterday:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     found = {name: (str(each.numpy().dtype), tuple(each.shape)) for name, each in weights.items()}
     manifests.check_tensors(manifests.tensor_shapes(manifest), found, str(path / WEIGHTS))
+    _check_grids(manifest, weights, str(path / WEIGHTS))
     return Yesterday(path, manifest, manifests.sha256_of(path / manifests.NAME), weights, own.train)
+
+
+def _check_grids(manifest: pb.Manifest, weights: Mapping[str, Tensor], where: str) -> None:
+    """Refuse values of few bits that none of their codes gives: what they stood for would be learned from.
+
+    Raises:
+        OffGrid.
+    """
+    for field in manifest.plan.fields:
+        for j, table in enumerate(field.tables):
+            if table.bits:
+                place = f"{where}, feature {field.feature!r}, table {j}"
+                names = f"embedding.{field.feature}.{j}", scale_name(field.feature, j), offset_name(field.feature, j)
+                values, scale, offset = (weights[name].numpy() for name in names)
+                check_grid(scale, offset, place)
+                encode(values, scale, offset, table.bits, place)
 
 
 def _sections(recipe: Recipe) -> dict[str, Any]:
