@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from ..protos import manifest_pb2 as pb
 from ..protos import plan, schema
-from ..protos.inspect_field import Facts, field_facts, told_tables
+from ..protos.inspect_field import Facts, field_facts, told_bits, told_tables
 from ..protos.inspect_graphs import export_facts
 from ..protos.inspect_picture import draw
 from ..protos.terminal import told_bytes
@@ -124,7 +124,7 @@ def _fields(manifest: pb.Manifest) -> list[str]:
             field = field_facts(tables[each.name], plan.table_bytes)
             told = [f"{schema.cardinality(each):,}", field["scheme"].replace("_", " "), told_tables(field)]
             sizes = [told_bytes(field[size]) for size in ("bytes", "full_bytes")]
-            rows[-1] += [*told, field["combine"], str(field["dim"]), *sizes]
+            rows[-1] += [*told, field["combine"], str(field["dim"]), told_bits(field), *sizes]
     head = [
         "feature",
         "side",
@@ -135,11 +135,13 @@ def _fields(manifest: pb.Manifest) -> list[str]:
         "(divide,rows)",
         "joined",
         ">dim",
+        ">bits",
         ">bytes",
         ">full",
     ]
     return [
-        "Bytes are those of float32 embedding tables, as trained; `full` is one table with a row for every id.",
+        "Bytes are those of embedding tables as trained, in float32 or in codes of the `bits` that are told; `full` is "
+        "one table in float32 with a row for every id.",
         _table(head, [[*row, *[""] * (len(head) - len(row))] for row in rows]),
     ]
 
@@ -232,7 +234,7 @@ def _limitations(manifest: pb.Manifest, facts: Facts) -> list[str]:
         if bags
         else "",
         "Numbers are rounded as the section on precision says; close candidates may change places."
-        if facts["codes"] or facts["int8_layers"]
+        if facts["int8_layers"] or any(each["error"] != 0 for each in facts["table_codes"])
         else "",
         "What the model knows ends with its training rows. It was not examined for how it treats groups of people.",
     ]

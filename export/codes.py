@@ -1,5 +1,7 @@
 """Codes: how packed tables are kept, in float32, float16 or int8 with scales, chosen by their bytes and their error.
 
+Those of few bits are kept as they were trained: see grids.py.
+
 Vectors are gathered as they are kept and made float32 after that, so that a request reads no more than its own rows.
 Scales are of the whole range and clip nothing: in trained tables the greatest rows are those of frequent ids, and the
 clipping that makes the mean error over all rows least made that over the rows of requests up to 20 times as great.
@@ -20,6 +22,7 @@ from onnx import TensorProto
 from ..protos import manifest_pb2 as pb
 from ..protos import packing
 from .graph import Array, Coded, Graph, Part
+from .grids import Grid
 from .tensors import Tensors
 
 Floats = npt.NDArray[np.float32]
@@ -134,10 +137,10 @@ class Codes:
     tables: of every table that is not float32, for the manifest.
     """
 
-    kept: Mapping[tuple[str, int], Kept] = field(default_factory=lambda: MappingProxyType({}))
+    kept: Mapping[tuple[str, int], Kept | Grid] = field(default_factory=lambda: MappingProxyType({}))
     tables: tuple[pb.TableCode, ...] = ()
 
-    def of(self, label: str, partition: int) -> Kept:
+    def of(self, label: str, partition: int) -> Kept | Grid:
         """How a packed table is kept."""
         return self.kept.get((label, partition), Kept())
 
@@ -149,26 +152,36 @@ def choose(number: pb.Number, fields: Mapping[str, Sequence[pb.Field]], weights:
     """Choose the code of every packed table: the one of fewest bytes whose error is within its bound in every field.
 
     FP16 tries HALF; INT8 tries FIELD_SCALE, ROW_SCALE where a row takes fewer bytes than with HALF (D > 1), then HALF.
-    What no code holds stays float32: infinities, numbers beyond float16. So do functions' weights (PATH).
+    What no code holds stays float32: infinities, numbers beyond float16. So do functions' weights (PATH). Tables of few
+    bits are kept in those bits, whatever the number.
 
     Args:
         number: of the tables.
         fields: the plan's fields by the prefix of their tables' names: "embedding", "first_order".
         weights: of the run; read a stretch at a time.
     """
-    kept, tables = dict[tuple[str, int], Kept](), list[pb.TableCode]()
+    kept, tables = dict[tuple[str, int], Kept | Grid](), list[pb.TableCode]()
     for prefix, several in fields.items():
         for g, group in enumerate(packing.groups(several)):
-            if number == pb.FP32 or group.combine == pb.PATH:
-                continue
-            for j in range(group.depth):
+            for j, bits in enumerate(group.bits):
                 members = [several[position] for position in group.fields if len(several[position].tables) > j]
                 tensors = {each.feature: f"{prefix}.{each.feature}.{j}" for each in members}
-                code, errors = _choose(number, members[0].tables[j].dim, tensors, weights)
+                if bits:
+                    code, errors = _grid(group, j, list(tensors), weights), dict.fromkeys(tensors, 0.0)
+                elif number == pb.FP32 or group.combine == pb.PATH:
+                    continue
+                else:
+                    code, errors = _choose(number, members[0].tables[j].dim, tensors, weights)
                 if code.code:
                     kept[f"{prefix}.{g}", j] = code
                     tables += [pb.TableCode(tensor=tensors[f], code=code.code, error=e) for f, e in errors.items()]
     return Codes(kept, tuple(tables))
+
+
+def _grid(group: packing.Group, partition: int, features: Sequence[str], weights: Tensors) -> Grid:
+    """How a packed table of few bits is kept."""
+    absent = float(group.combine == pb.MULT) if len(features) < len(group.fields) else None
+    return Grid(group.bits[partition], partition, tuple(features), absent, weights.read)
 
 
 def _choose(number: pb.Number, dim: int, tensors: Mapping[str, str], weights: Tensors) -> tuple[Kept, dict[str, float]]:

@@ -19,6 +19,7 @@ from ..protos.plan import SIDE_BY_SIDE
 from ..protos.schema import dense_features, layout
 from .codes import LEVELS, STEP, STEPS, Codes, Kept
 from .graph import Array
+from .grids import Grid
 from .tape import FUNCTION, ROUNDING, Float64s, Int64s, Node, Tape
 
 RowsOf = Callable[[str, Int64s], Array]  # rows of a tensor of the run's weights, by name and numbers
@@ -86,12 +87,15 @@ def inputs(
     return found
 
 
-def ranges(kept: Kept, feature: str, rows: Float64s) -> Float64s:
+def ranges(kept: Kept | Grid, feature: str, rows: Float64s) -> Float64s:
     """How wide the range is in which a code's error of each number of some rows [N, D] lies: a step of the code.
 
-    Zeros are exact. HALF: the last place. FIELD_SCALE: the scale. ROW_SCALE: a scale that is at most a step of the
-    ladder above the one that maps the row's greatest number to the last level, but never below the ladder's last.
+    Zeros are exact, and so are numbers of few bits. HALF: the last place. FIELD_SCALE: the scale. ROW_SCALE: a scale
+    that is at most a step of the ladder above the one that maps the row's greatest number to the last level, but never
+    below the ladder's last.
     """
+    if isinstance(kept, Grid):
+        return np.zeros(rows.shape)
     if kept.code == pb.HALF:
         _, exponents = np.frexp(rows)  # |x| in [2^(e-1), 2^e)
         steps = np.ldexp(1.0, np.maximum(exponents - HALF_BITS, HALF_LEAST))
@@ -106,7 +110,7 @@ def ranges(kept: Kept, feature: str, rows: Float64s) -> Float64s:
 
 
 def _vectors(
-    tape: Tape, prefix: str, field: pb.Field, items: Items, rows: int, rows_of: RowsOf, kept: list[Kept]
+    tape: Tape, prefix: str, field: pb.Field, items: Items, rows: int, rows_of: RowsOf, kept: list[Kept | Grid]
 ) -> Node:
     """A field's composed and pooled vectors, [R, D]."""
     vector: Node | None = None
@@ -132,7 +136,9 @@ def _vectors(
     return tape.pool(vector, items.owners, items.shares, rows) if items.bag else vector
 
 
-def _rows(tape: Tape, items: Items, numbers: Int64s, name: str, feature: str, rows_of: RowsOf, kept: Kept) -> Node:
+def _rows(
+    tape: Tape, items: Items, numbers: Int64s, name: str, feature: str, rows_of: RowsOf, kept: Kept | Grid
+) -> Node:
     """Each item's row of a table, [N, D]: one leaf for all items of one of the R rows that share a row of the table."""
     distinct, places = np.unique(numbers, return_inverse=True)
     keys, leaves = np.unique(items.owners * len(distinct) + places, return_inverse=True)

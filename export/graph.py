@@ -45,7 +45,7 @@ Part = str | Columns | Coded | Array
 
 @dataclass(frozen=True)
 class Packed:
-    """A constant of `tables.bin`: its parts one after the other along the first axis.
+    """A constant of `tables.bin`: its parts one after the other along the first axis, of rows or of parts of rows.
 
     parts: tensors of the run's weights, by name, or columns of them, or their codes, or arrays of a few rows.
     offset: where it begins in the file; a multiple of `ALIGNMENT`.

@@ -39,10 +39,10 @@ def look_up(
             wanted.append(Looked(f"{side.prefix}{name}.{g}", members, spans, classes))
     found = list[Piece]()
     for group, rows in rows_of_groups(graph, f"{side.prefix}{name}", ids.tensor, ids.width, wanted, ids.dtype):
+        owners = [field.feature for field in group.columns]
         if group.members[0].combine == pb.PATH:
-            vectors = _walk(graph, group.label, name, group.members[0], group.parts, rows)
+            vectors = _walk(graph, group.label, name, group.members[0], group.parts, rows, codes, owners)
         else:
-            owners = [field.feature for field in group.columns]
             vectors = _join(graph, group.label, name, group.members[0], group.parts, rows, codes, owners)
         present, dim = list(dict.fromkeys(field.feature for field in group.columns)), group.members[0].dim
         vectors = pool(graph, group.label, vectors, [features[feature] for feature in present], side)
@@ -79,14 +79,10 @@ def _join(
 
     `codes` tells how the packed tables are kept, `columns` the feature of each column.
     """
-    vectors = list[str]()
-    for j, part in enumerate(parts):
-        dim, kept = head.tables[j].dim, codes.of(table_of(label), j)
-        tables = [kept.part(feature, f"{prefix}.{feature}.{j}") for feature, _ in part.tables]
-        if part.neutral:  # ones change no product, zeros no sum
-            tables.append(kept.neutral(dim, ones=head.combine == pb.MULT))
-        table = graph.table(f"{table_of(label)}/table.{j}", kept.dtype, (kept.width(dim),), tables, _height(part))
-        vectors.append(kept.gather(graph, f"{label}/vectors.{j}", table, rows[j], dim, columns))
+    vectors = [
+        _gather(graph, label, prefix, head, j, part, row, codes, columns)
+        for j, (part, row) in enumerate(zip(parts, rows, strict=True))
+    ]
     if head.combine in SIDE_BY_SIDE:
         return graph.concat(f"{label}/composed", vectors, axis=2)
     composed = vectors[0]
@@ -95,8 +91,35 @@ def _join(
     return composed
 
 
+def _gather(
+    graph: Graph,
+    label: str,
+    prefix: str,
+    head: pb.Field,
+    j: int,
+    part: Partition,
+    rows: str,
+    codes: Codes,
+    columns: Sequence[str],
+) -> str:
+    """Vectors of the group's j-th packed table: rows [B, C] -> float32 [B, C, D]."""
+    dim, kept = head.tables[j].dim, codes.of(table_of(label), j)
+    tables = [kept.part(feature, f"{prefix}.{feature}.{j}") for feature, _ in part.tables]
+    if part.neutral:  # ones change no product, zeros no sum
+        tables.append(kept.neutral(dim, ones=head.combine == pb.MULT))
+    table = graph.table(f"{table_of(label)}/table.{j}", kept.dtype, (kept.width(dim),), tables, _height(part))
+    return kept.gather(graph, f"{label}/vectors.{j}", table, rows, dim, columns)
+
+
 def _walk(
-    graph: Graph, label: str, prefix: str, head: pb.Field, parts: Sequence[Partition], rows: Sequence[str]
+    graph: Graph,
+    label: str,
+    prefix: str,
+    head: pb.Field,
+    parts: Sequence[Partition],
+    rows: Sequence[str],
+    codes: Codes,
+    columns: Sequence[str],
 ) -> str:
     """The first table's vector through the functions of the later ones: rows [B, C] -> float32 [B, C, D].
 
@@ -111,7 +134,11 @@ def _walk(
         return graph.node(f"{label}/{name}", "Gather", table, rows[j])
 
     dim, hidden = head.dim, head.hidden
-    vector = gathered("start", 0, 0, dim, 1)
+    if codes.of(table_of(label), 0).code:
+        start = _gather(graph, label, prefix, head, 0, parts[0], rows[0], codes, columns)
+        vector = graph.node(f"{label}/start", "Unsqueeze", start, graph.integers(3))
+    else:
+        vector = gathered("start", 0, 0, dim, 1)
     for j in range(1, len(parts)):
         start = 0
         for step, (inputs, outputs) in enumerate([(dim, hidden), (hidden, dim)] if hidden else [(dim, dim)]):

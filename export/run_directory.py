@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..protos import low_bits, plan
 from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
-from ..protos import plan
 from ..protos.errors import Malformed, MissingFile
 from ..protos.schema import layout
 from .graph import Array
@@ -53,14 +53,15 @@ def expect_files(directory: Path, manifest: pb.Manifest, names: tuple[str, ...])
 
 
 def check_weights(manifest: pb.Manifest, weights: Tensors) -> None:
-    """Refuse weights that are not what the manifest says: shapes, vocabularies, classes.
+    """Refuse weights that are not what the manifest says: shapes, vocabularies, classes, values of few bits.
 
     Raises:
-        WrongShape, Malformed, NotComplementary, WrongClasses.
+        WrongShape, Malformed, NotComplementary, WrongClasses, OffGrid.
     """
     manifests.check_tensors(manifests.tensor_shapes(manifest), weights.shapes, str(weights.path))
     _check_vocabularies(manifest, weights)
     _check_classes(manifest, weights)
+    _check_grids(manifest, weights)
 
 
 def read_rows(path: Path, manifest: pb.Manifest, *, scored: bool = True) -> Mapping[str, Array]:
@@ -111,3 +112,16 @@ def _check_classes(manifest: pb.Manifest, weights: Tensors) -> None:
         if names:
             arrays = {j: weights.read(name) for j, name in names.items()}
             plan.check_classes(field, arrays, f"{weights.path}, feature {field.feature!r}")
+
+
+def _check_grids(manifest: pb.Manifest, weights: Tensors) -> None:
+    """Codes are made of values that stand on their tables' grids, bit for bit."""
+    for field in manifest.plan.fields:
+        for j, table in enumerate(field.tables):
+            if table.bits:
+                where = f"{weights.path}, feature {field.feature!r}, table {j}"
+                names = low_bits.scale_name(field.feature, j), low_bits.offset_name(field.feature, j)
+                scale, offset = map(weights.read, names)
+                low_bits.check_grid(scale, offset, where)
+                for stretch in weights.stretches(f"embedding.{field.feature}.{j}"):
+                    low_bits.encode(stretch, scale, offset, table.bits, where)

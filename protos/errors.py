@@ -22,6 +22,7 @@
     │   ├── NewerFormat        written by a later version of quorem
     │   ├── Malformed          not what its format says (cut short, edited, unknown keys)
     │   ├── UnsafePath         a path that leaves its directory
+    │   ├── OffGrid            a value of a table of few bits that none of its codes gives
     │   └── WrongShape         a tensor is absent, or not of the shape or dtype that the plan gives it
     ├── ParityError            two evaluators of one model disagree
     ├── InputError             rows that a model cannot take
@@ -160,6 +161,10 @@ class Malformed(ArtifactError):
 
 class UnsafePath(ArtifactError):
     """A path that leaves its directory."""
+
+
+class OffGrid(ArtifactError):
+    """A value of a table of few bits that none of its codes gives, or a grid that cannot be."""
 
 
 class WrongShape(ArtifactError):

@@ -84,11 +84,15 @@ def _precision(manifest: pb.Manifest) -> Broken:
     if export.candidates and kept not in [candidate.precision for candidate in export.candidates]:
         yield "the precision is one of the candidates that it was chosen from", "another"
     tables = [("embedding", each) for each in plan.fields] + [("first_order", each) for each in plan.first_order]
-    tensors = {f"{kind}.{each.feature}.{j}" for kind, each in tables for j in range(len(each.tables))}
-    yield from _names("codes are of the plan's tables, each once", [code.tensor for code in export.codes], tensors)
+    bits = {f"{kind}.{each.feature}.{j}": table.bits for kind, each in tables for j, table in enumerate(each.tables)}
+    named = [code.tensor for code in export.codes]
+    yield from _names("codes are of the plan's tables, each once", named, set(bits))
+    for tensor in sorted({each for each, few in bits.items() if few}.difference(named)):
+        yield "a table of few bits has a code", f"none of {tensor!r}"
     for code in export.codes:
-        if code.code not in CODES.get(kept.tables, ()):
-            yield f"tables of this precision have codes {sorted(CODES.get(kept.tables, ()))}", f"code {code.code}"
+        known = {pb.COLUMN_SCALE} if bits.get(code.tensor) else CODES.get(kept.tables, set())
+        if code.code not in known:
+            yield f"tables of this precision, and of these bits, have codes {sorted(known)}", f"code {code.code}"
         if not 0 <= code.error < float("inf"):
             yield "the error of a code is a finite number from 0 on", f"{code.error:g}"
     matrices = {layer.name for layer in manifest.net.layers if layer.WhichOneof("kind") in MATRICES}

@@ -18,7 +18,7 @@ def field_facts(field: pb.Field, size: Callable[[pb.Field], int]) -> Facts:
         "hidden": field.hidden,
         "dim": field.dim,
         "tables": [
-            {"divide": table.divide, "rows": table.rows, "dim": table.dim, "classes": table.classes}
+            {"divide": table.divide, "rows": table.rows, "dim": table.dim, "classes": table.classes, "bits": table.bits}
             for table in field.tables
         ],
         "complementary": field.complementary,
@@ -27,6 +27,11 @@ def field_facts(field: pb.Field, size: Callable[[pb.Field], int]) -> Facts:
         "full_bytes": full,
         "compression": full / held,
     }
+
+
+def told_bits(facts: Facts) -> str:
+    """The bits of a number in the tables of few bits; empty where all are float32."""
+    return str(facts["tables"][0]["bits"] or "")
 
 
 def told_tables(facts: Facts) -> str:

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from . import manifest_pb2 as pb
 from . import plan, plan_directory, schema
-from .inspect_field import Facts, field_facts, told_tables
+from .inspect_field import Facts, field_facts, told_bits, told_tables
 from .terminal import number, print_table, say, told_bytes
 
 BAR = 32  # columns of the widest dim's bar
@@ -59,7 +59,7 @@ def _field(field: pb.Field, choice: pb.Choice) -> Facts:
     held = plan.table_bytes(field)
     widest = None
     if choice.candidates:
-        widest = plan.parameters_at(field, choice.candidates[-1]) * plan.FLOAT_BYTES + plan.class_bytes(field)
+        widest = plan.bytes_at(field, choice.candidates[-1])
     return {
         "feature": field.feature,
         "cardinality": field.cardinality,
@@ -82,7 +82,7 @@ def show(facts: Facts, console: Console) -> None:
         console,
         f"{count} {'file' if count == 1 else 'files'} verified: sizes and sha256 digests are those of the search",
     )
-    head = "feature >ids scheme tables joined >dim >probability >margin >bytes >saved"
+    head = "feature >ids scheme tables joined >dim >bits >probability >margin >bytes >saved"
     print_table(console, head, [_row(each) for each in fields])
     print_table(console, "feature dims", _bars(fields, "█·" if console.encoding.startswith("utf") else "#."))
     console.print()
@@ -108,6 +108,7 @@ def _row(facts: Facts) -> list[str]:
         told_tables(embedding),
         embedding["combine"],
         str(facts["dim"]),
+        told_bits(embedding),
         "" if facts["probability"] is None else f"{facts['probability']:.3f}",
         "" if facts["margin"] is None else f"{facts['margin']:.3f}",
         told_bytes(embedding["bytes"]),

@@ -9,7 +9,7 @@ from rich.console import Console
 from . import inspect_graphs, manifest, nets, plan, plan_directory, schema
 from . import manifest_pb2 as pb
 from .errors import MissingFile
-from .inspect_field import Facts, field_facts, told_tables
+from .inspect_field import Facts, field_facts, told_bits, told_tables
 from .terminal import number, print_table, say, told_bytes
 
 
@@ -137,7 +137,7 @@ def show(facts: Facts, console: Console) -> None:
         print_table(console, "reserve >ids >taken >left >turned_away", reserves)
     print_table(
         console,
-        "feature scheme tables joined >hidden >dim >collide >bytes >full >smaller",
+        "feature scheme tables joined >hidden >dim >bits >collide >bytes >full >smaller",
         [_tables_row(feature["name"], feature["embedding"]) for feature in facts["features"] if feature["embedding"]],
     )
     state = ", as trained" if facts["export"] and facts["export"]["codes"] else ""
@@ -198,6 +198,7 @@ def _tables_row(name: str, field: Facts) -> list[str]:
         field["combine"],
         str(field["hidden"]) if field["combine"] == "path" else "",
         str(field["dim"]),
+        told_bits(field),
         f"{field['collisions']:,}" if field["collisions"] else "",
         told_bytes(field["bytes"]),
         told_bytes(field["full_bytes"]),

@@ -11,8 +11,8 @@ from typing import TypeVar
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from . import low_bits, nets, packing, plan, schema
 from . import manifest_pb2 as pb
-from . import nets, packing, plan, schema
 from .errors import Malformed, MissingFile, NetError, NewerFormat, PlanError, UnsafePath, WrongDigest, WrongShape
 
 NAME = "manifest.json"
@@ -258,6 +258,8 @@ def check_plan(made: pb.Plan, features: pb.Schema, where: str) -> None:
             raise PlanError("a plan's fields stand in packing order", found="another order", where=f"{where}.{kind}")
     if any(field.dim != 1 for field in made.first_order):
         raise PlanError("first-order tables have dim 1", found="another", where=f"{where}.first_order")
+    if any(table.bits for field in made.first_order for table in field.tables):
+        raise PlanError("first-order tables are float32", found="bits", where=f"{where}.first_order")
 
 
 def check_file(listing: Path, file: pb.File, *, verify_digest: bool = True) -> None:
@@ -305,6 +307,9 @@ def tensor_shapes(manifest: pb.Manifest) -> dict[str, tuple[str, tuple[int, ...]
         for field in fields:
             for j, table in enumerate(field.tables):
                 shapes[f"{prefix}.{field.feature}.{j}"] = ("float32", (table.rows, table.dim))
+                if table.bits:
+                    shapes[low_bits.scale_name(field.feature, j)] = ("float32", (table.dim,))
+                    shapes[low_bits.offset_name(field.feature, j)] = ("float32", (table.dim,))
                 if table.classes:
                     shapes[class_name(field.feature, j)] = ("int32", (field.cardinality,))
     for feature in manifest.schema.features:

@@ -78,6 +78,7 @@ class Code(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     HALF: _ClassVar[Code]
     FIELD_SCALE: _ClassVar[Code]
     ROW_SCALE: _ClassVar[Code]
+    COLUMN_SCALE: _ClassVar[Code]
 SIDE_UNSPECIFIED: Side
 CONTEXT: Side
 CANDIDATE: Side
@@ -120,6 +121,7 @@ CODE_UNSPECIFIED: Code
 HALF: Code
 FIELD_SCALE: Code
 ROW_SCALE: Code
+COLUMN_SCALE: Code
 
 class Manifest(_message.Message):
     __slots__ = ("format_version", "schema", "plan", "net", "training", "export", "files")
@@ -268,16 +270,18 @@ class Field(_message.Message):
     def __init__(self, feature: _Optional[str] = ..., cardinality: _Optional[int] = ..., scheme: _Optional[_Union[Scheme, str]] = ..., combine: _Optional[_Union[Combine, str]] = ..., dim: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[Table, _Mapping]]] = ..., complementary: bool = ..., collisions: _Optional[int] = ..., allow_collisions: bool = ..., hidden: _Optional[int] = ...) -> None: ...
 
 class Table(_message.Message):
-    __slots__ = ("divide", "rows", "dim", "classes")
+    __slots__ = ("divide", "rows", "dim", "classes", "bits")
     DIVIDE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
     divide: int
     rows: int
     dim: int
     classes: bool
-    def __init__(self, divide: _Optional[int] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., classes: bool = ...) -> None: ...
+    bits: int
+    def __init__(self, divide: _Optional[int] = ..., rows: _Optional[int] = ..., dim: _Optional[int] = ..., classes: bool = ..., bits: _Optional[int] = ...) -> None: ...
 
 class Net(_message.Message):
     __slots__ = ("model", "layers")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from . import manifest_pb2 as pb
 from .collisions import Int32s, count_class_collisions, count_collisions
 from .errors import NotComplementary, Overflow, PlanError, TooManyRows, WrongClasses, WrongDims, WrongShape
+from .low_bits import BITS, GRID_BYTES, stride
 from .partitions import LARGEST_ID, MAX_TABLES, Pairs, check_count
 
 FLOAT_BYTES, CLASS_BYTES = 4, 4
@@ -57,6 +58,7 @@ def build_field(
     hidden: int = 0,
     classes: Sequence[Int32s | None] = (),
     allow_collisions: bool = False,
+    bits: int = 0,
 ) -> pb.Field:
     """A field with its tables, checked and proved.
 
@@ -71,6 +73,7 @@ def build_field(
         hidden: PATH only: width of each function's hidden layer, 0 for linear functions.
         classes: for each table None or the class of every id, int32 (n,); empty where no table has classes.
         allow_collisions: whether ids may share every row; the hashing trick needs no leave.
+        bits: of the tables' values, PATH's functions apart; 0 for float32.
 
     Raises:
         PlanError, and those below it in errors.py. WrongShape: classes of another number than n.
@@ -84,7 +87,9 @@ def build_field(
     field.dim = sum(dims) if combine == pb.FEATURE else dim
     field.hidden = hidden if combine == pb.PATH else 0
     for (divide, rows), width, each in zip(tables, dims, given, strict=True):
-        field.tables.add(divide=divide, rows=rows, dim=width, classes=each is not None)
+        field.tables.add(divide=divide, rows=rows, dim=width, classes=each is not None, bits=bits)
+    for function in field.tables[1:] if combine == pb.PATH else ():
+        function.bits = 0
     _check_shape(field, where)
     if any(each is not None for each in given):
         _check_class_arrays(field, given, where)
@@ -162,6 +167,12 @@ def _check_shape(field: pb.Field, where: str) -> None:
         )
     if any(table.classes and (field.scheme != pb.SEMANTIC or table.divide != 1) for table in tables):
         refuse("classes belong to a semantic field, and their ids are not divided", f"{pairs(field)}")
+    if field.tables[0].bits not in (0, *BITS):
+        found = f"{field.tables[0].bits} bits"
+        refuse(f"a table's values have {', '.join(map(str, BITS))} bits, or are float32", found, "Set `bits` to one")
+    if any(table.bits != (0 if field.combine == pb.PATH else field.tables[0].bits) for table in field.tables[1:]):
+        rule = "the tables of a field have the same bits, and a path's functions none"
+        refuse(rule, f"bits {[table.bits for table in field.tables]}")
     _check_dims(field, refuse)
 
 
@@ -230,8 +241,19 @@ def _check_leave(field: pb.Field, where: str) -> None:
 
 
 def weight_bytes(field: pb.Field) -> int:
-    """Bytes of the field's tables in float32."""
-    return sum(table.rows * table.dim * FLOAT_BYTES for table in field.tables)
+    """Bytes of the field's tables: in float32; or of few bits, as packed codes with a scale and an offset a column."""
+    return sum(_bytes_of(table, table.dim) for table in field.tables)
+
+
+def _bytes_of(table: pb.Table, dim: int) -> int:
+    if table.bits:
+        return table.rows * stride(table.bits, dim) + dim * GRID_BYTES
+    return table.rows * dim * FLOAT_BYTES
+
+
+def float_bytes(field: pb.Field) -> int:
+    """Bytes of the field's tables while they learn, in float32 whatever their bits, and of its classes."""
+    return parameters([field]) * FLOAT_BYTES + class_bytes(field)
 
 
 def table_bytes(field: pb.Field) -> int:
@@ -256,5 +278,14 @@ def parameters(fields: Sequence[pb.Field]) -> int:
 
 def parameters_at(field: pb.Field, dim: int) -> int:
     """Numbers that the field's tables would hold if its vectors had another dim."""
-    dims = table_dims(field.combine, dim, field.hidden, len(field.tables))
-    return sum(table.rows * width for table, width in zip(field.tables, dims, strict=True))
+    return sum(table.rows * width for table, width in zip(field.tables, _dims_at(field, dim), strict=True))
+
+
+def bytes_at(field: pb.Field, dim: int) -> int:
+    """`table_bytes` if the field's vectors had another dim."""
+    held = sum(_bytes_of(table, width) for table, width in zip(field.tables, _dims_at(field, dim), strict=True))
+    return held + class_bytes(field)
+
+
+def _dims_at(field: pb.Field, dim: int) -> list[int]:
+    return table_dims(field.combine, dim, field.hidden, len(field.tables))

@@ -81,7 +81,11 @@ def make_bundles(root: Path) -> list[Path]:
         ]
         features[0].side = pb.CONTEXT
         schemes = {"user": "qr", "item": "full", "brand": "completed", "price": "full", "seen": "chinese_remainder"}
-        fields = [runs.field(each, schemes[each.name], pb.MULT, 4) for each in features if each.name in schemes]
+        fields = [
+            runs.field(each, schemes[each.name], pb.MULT, 4, bits=3 * (each.name == "seen"))
+            for each in features
+            if each.name in schemes
+        ]
         manifest = runs.model(features, fields, "deepfm", mlp=[64, 16, 8])
         runs.make_run(root / name / "run", manifest, np.random.default_rng(0), 12)
         found.append(export(root / name / "run", root / name / "models" / "ctr", precision=precision))

@@ -34,10 +34,10 @@ ENCODINGS = ("id", "hash", "vocabulary", "bucket")
 NUMBERS = [runs.number("n"), runs.number("log", pb.LOG1P), runs.number("std", pb.STANDARD, 1.5, 0.5)]
 
 
-def field(feature: pb.Feature, scheme: str, combine: str, dim: int, rows: int = 0) -> pb.Field:
+def field(feature: pb.Feature, scheme: str, combine: str, dim: int, rows: int = 0, *, bits: int = 0) -> pb.Field:
     """A field under a scheme and a combine of `COMBINES`."""
     join, hidden = COMBINES[combine]
-    return runs.field(feature, scheme, join, dim, rows, hidden=hidden)
+    return runs.field(feature, scheme, join, dim, rows, hidden=hidden, bits=bits)
 
 
 def exported(directory: Path, manifest: pb.Manifest, precision: str = "fp32", count: int = 48) -> Path:

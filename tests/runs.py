@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import oracle
+from quorem.protos import low_bits, models, nets, packing, partitions, plan, schema
 from quorem.protos import manifest as manifests
 from quorem.protos import manifest_pb2 as pb
-from quorem.protos import models, nets, packing, partitions, plan, schema
 from safetensors.numpy import save_file
 
 Array = npt.NDArray[Any]
@@ -44,7 +44,7 @@ def number(name: str, transform: pb.Transform = pb.NONE, mean: float = 0, scale:
 
 
 def field(
-    feature: pb.Feature, scheme: str, combine: pb.Combine, dim: int, rows: int = 0, *, hidden: int = 0
+    feature: pb.Feature, scheme: str, combine: pb.Combine, dim: int, rows: int = 0, *, hidden: int = 0, bits: int = 0
 ) -> pb.Field:
     """A field under a scheme, of as many `rows` in its first table where that is the scheme's to choose.
 
@@ -71,6 +71,7 @@ def field(
         if scheme == "completed":
             tables.append((1, next(m for m in range(1, n + 1) if not _collisions(n, given, m))))
     arguments = {"scheme": kind, "combine": combine, "dim": dim, "hidden": hidden, "allow_collisions": collide}
+    arguments["bits"] = bits
     if given:
         arguments["classes"] = [*given, None][: len(tables)]
     return plan.build_field(name, n, tables, **arguments)
@@ -178,7 +179,21 @@ def weights(manifest: pb.Manifest, rng: np.random.Generator) -> dict[str, Array]
         else:
             widest = 0.25 if name.startswith("cross.") else 0.5  # crosses multiply: logits far above one round coarsely
             found[name] = rng.uniform(-widest, widest, shape).astype(np.float32)
+    for each in manifest.plan.fields:
+        for j, table in enumerate(each.tables):
+            if table.bits:
+                found |= few_bits(each.feature, j, table, rng)
     return found
+
+
+def few_bits(feature: str, j: int, table: pb.Table, rng: np.random.Generator) -> dict[str, Array]:
+    """A table on a grid of about [-.5, .5], with its scales and offsets."""
+    scale = (rng.uniform(0.8, 1.2, table.dim) / 2**table.bits).astype(np.float32)
+    offset = rng.uniform(-0.6, -0.4, table.dim).astype(np.float32)
+    codes = rng.integers(0, 2**table.bits, (table.rows, table.dim)).astype(np.uint8)
+    values = low_bits.decode(codes, scale, offset)
+    names = f"embedding.{feature}.{j}", low_bits.scale_name(feature, j), low_bits.offset_name(feature, j)
+    return dict(zip(names, (values, scale, offset), strict=True))
 
 
 def _values(size: int, rng: np.random.Generator) -> Array:

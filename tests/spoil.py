@@ -153,6 +153,51 @@ def other_vectors(bundle: Path, found: pb.Manifest) -> None:
     tables(change)(bundle, found)
 
 
+def few_bits(change: Callable[[list[pb.TableCode]], object]) -> Change:
+    """Other codes of the tables of few bits, which stand behind those of the other tables."""
+
+    def spoil(_: Path, found: pb.Manifest) -> None:
+        codes = list(found.export.codes)
+        few = [code for code in codes if code.code == pb.COLUMN_SCALE]
+        assert few
+        change(few)
+        found.export.ClearField("codes")
+        found.export.codes.extend([*(code for code in codes if code.code != pb.COLUMN_SCALE), *few])
+
+    return spoil
+
+
+def recoded(code: pb.Code) -> Callable[[list[pb.TableCode]], None]:
+    def change(few: list[pb.TableCode]) -> None:
+        few[0] = pb.TableCode(tensor=few[0].tensor, code=code)
+
+    return change
+
+
+def levels(factor: float) -> Change:
+    """Scales and offsets of few bits times a number."""
+
+    def spoil(bundle: Path, found: pb.Manifest) -> None:
+        inside = onnx.load(bundle / "model.onnx", load_external_data=False).graph.initializer
+        (place, *_) = ({e.key: e.value for e in each.external_data} for each in inside if each.name.endswith(".levels"))
+        offset, length = int(place["offset"]), int(place["length"])
+
+        def change(data: bytearray, _: pb.Manifest) -> None:
+            numbers = np.frombuffer(data, "<f4", length // 4, offset) * np.float32(factor)
+            data[offset : offset + length] = numbers.astype("<f4").tobytes()
+
+        tables(change)(bundle, found)
+
+    return spoil
+
+
+def other_stride(model: onnx.ModelProto) -> None:
+    """Rows of as many bytes as there were rows."""
+    inside = [each for each in model.graph.initializer if each.name.startswith("embedding.")]
+    packed = max((each for each in inside if each.data_type == each.UINT8), key=lambda each: each.dims[0])
+    packed.dims[:] = reversed(packed.dims)
+
+
 def class_beyond(data: bytearray, found: pb.Manifest) -> None:
     offset = found.export.class_arrays[0].offset
     data[offset : offset + 4] = np.int32(9999).tobytes()

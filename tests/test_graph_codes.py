@@ -1,5 +1,6 @@
 """Codes of tables: what a kept row may be wrong by, which code is chosen, graphs that decode the bytes of the file."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,13 +16,16 @@ from hypothesis.extra import numpy as arrays
 from quorem.export import tables, tensors
 from quorem.export.codes import HALF_ERROR, INT8_ERROR, Codes, Kept, choose
 from quorem.export.graph import ALIGNMENT, Graph, Store, value_info
+from quorem.export.grids import pack
 from quorem.export.lookup import _join
-from quorem.export.rows import classes_of, partitions
+from quorem.export.rows import Partition, classes_of, partitions
+from quorem.protos import low_bits, packing, plan
 from quorem.protos import manifest_pb2 as pb
-from quorem.protos import packing
+from quorem.protos.low_bits import BITS
 from safetensors.numpy import save_file
 
 CODES = {"half": pb.HALF, "field": pb.FIELD_SCALE, "row": pb.ROW_SCALE}
+FEW_BITS = "few bits"
 finite = st.floats(-(2.0**100), 2.0**100, width=32)
 matrices = arrays.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=finite)
 
@@ -173,29 +177,31 @@ class Lookup:
     def __init__(self, directory: Path, fields: Sequence[pb.Field], kind: str, sides: Sequence[Sequence[int]]) -> None:
         self.fields, self.directory = packing.pack(fields), directory
         (group,) = packing.groups(self.fields)
-        self.weights = {
-            f"embedding.{each.feature}.{j}": drawn("normal", table.rows, table.dim)
-            for each in self.fields
-            for j, table in enumerate(each.tables)
-        }
+        self.weights, rng = dict[str, runs.Array](), np.random.default_rng(len(directory.name))
+        for each in self.fields:
+            for j, table in enumerate(each.tables):
+                few = runs.few_bits(each.feature, j, table, rng) if kind == FEW_BITS else None
+                self.weights |= few or {f"embedding.{each.feature}.{j}": drawn("normal", table.rows, table.dim)}
         save_file(self.weights, directory / "weights.safetensors")
-        self.code = CODES[kind]
-        kept = {("embedding.0", j): Kept(self.code, *self.scales(j)) for j in range(group.depth)}
+        self.code = CODES.get(kind, pb.COLUMN_SCALE)
         self.columns = [
             [f.feature for f, n in zip(self.fields, counts, strict=True) for _ in range(n)] for counts in sides
         ]
         store, self.sessions = Store(), list[onnxruntime.InferenceSession]()
         self.parts = [partitions(self.fields, counts, classes_of(self.fields)) for counts in sides]
-        for s, (parts, columns) in enumerate(zip(self.parts, self.columns, strict=True)):
-            graph, names = Graph(store), [f"rows.{j}" for j in range(group.depth)]
-            head = self.fields[0]
-            found = _join(graph, "embedding.0", "embedding", head, parts, names, Codes(kept), columns)
-            graph.nodes.append(onnx.helper.make_node("Identity", [found], ["vectors"], name="vectors"))
-            inputs = [value_info(name, "int64", len(columns)) for name in names]
-            outputs = [value_info("vectors", "float32", len(columns), head.dim)]
-            onnx.save(graph.model(inputs, outputs), str(directory / f"{s}.onnx"))
-        self.packed = list(store.packed.values())
         with tensors.open_tensors(directory / "weights.safetensors") as opened:
+            codes = choose(pb.INT8, {"embedding": self.fields}, opened)
+            if kind != FEW_BITS:
+                codes = Codes({("embedding.0", j): Kept(self.code, *self.scales(j)) for j in range(group.depth)})
+            for s, (parts, columns) in enumerate(zip(self.parts, self.columns, strict=True)):
+                graph, names = Graph(store), [f"rows.{j}" for j in range(group.depth)]
+                head = self.fields[0]
+                found = _join(graph, "embedding.0", "embedding", head, parts, names, codes, columns)
+                graph.nodes.append(onnx.helper.make_node("Identity", [found], ["vectors"], name="vectors"))
+                inputs = [value_info(name, "int64", len(columns)) for name in names]
+                outputs = [value_info("vectors", "float32", len(columns), head.dim)]
+                onnx.save(graph.model(inputs, outputs), str(directory / f"{s}.onnx"))
+            self.packed = list(store.packed.values())
             tables.write(directory / "tables.bin", self.packed, opened)
         for s in range(len(sides)):
             onnx.checker.check_model(str(directory / f"{s}.onnx"), full_check=True)
@@ -233,13 +239,31 @@ class Lookup:
         tables = [exactly(self.weights[name]) for name in names]
         return np.concatenate([*tables, np.full((1, tables[0].shape[1]), neutral)])[rows]
 
+    def rows_of(self, parts: Sequence[Partition], columns: Sequence[str], rng: np.random.Generator) -> list[runs.Array]:
+        """Rows of each packed table, int64 [32, columns], the first and the last of each table among them."""
+        rows = [np.array(part.offsets) + rng.integers(0, part.rows, (32, len(columns))) for part in parts]
+        for part, each in zip(parts, rows, strict=True):
+            each[0], each[1] = part.offsets, np.array(part.offsets) + part.rows - 1
+        return rows
+
+    def compare_bits(self) -> None:
+        """Compare both sides' vectors with those of the trained tables, bit for bit."""
+        combine = self.fields[0].combine
+        for parts, columns, session in zip(self.parts, self.columns, self.sessions, strict=True):
+            rows = self.rows_of(parts, columns, np.random.default_rng(0))
+            trained = [self.trained(j, each, combine == pb.MULT).astype(np.float32) for j, each in enumerate(rows)]
+            if combine in (pb.CONCAT, pb.FEATURE):
+                expected = np.concatenate(trained, axis=2)
+            else:
+                expected = functools.reduce(np.add if combine == pb.ADD else np.multiply, trained)
+            (vectors,) = session.run(["vectors"], {f"rows.{j}": each for j, each in enumerate(rows)})
+            assert (np.asarray(vectors).view(np.uint32) == expected.view(np.uint32)).all()
+
     def compare(self, seed: int = 0) -> None:
         """Compare both sides' vectors with the decoded bytes, and those with the trained tables."""
         rng, combine = np.random.default_rng(seed), self.fields[0].combine
         for parts, columns, session in zip(self.parts, self.columns, self.sessions, strict=True):
-            rows = [np.array(part.offsets) + rng.integers(0, part.rows, (32, len(columns))) for part in parts]
-            for part, each in zip(parts, rows, strict=True):
-                each[0], each[1] = part.offsets, np.array(part.offsets) + part.rows - 1
+            rows = self.rows_of(parts, columns, rng)
             kept = [self.decoded(j, each, columns) for j, each in enumerate(rows)]
             for j, each in enumerate(rows):
                 trained = self.trained(j, each, combine == pb.MULT)
@@ -255,20 +279,50 @@ class Lookup:
             np.testing.assert_allclose(vectors, expected, rtol=2e-6, atol=1e-6 * scale)
 
 
-@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize(("kind", "bits"), [*((kind, 0) for kind in CODES), *((FEW_BITS, bits) for bits in BITS)])
 @pytest.mark.parametrize("combine", COMBINES)
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_graphs_decode_the_bytes(tmp_path: Path, scheme: str, combine: str, kind: str) -> None:
+def test_graphs_decode_the_bytes(tmp_path: Path, scheme: str, combine: str, kind: str, bits: int) -> None:
     """All columns, those of bags and of absent features, and one column alone, on the same tables."""
     schemes = dict.fromkeys("abc", scheme)
     if combine in ("mult", "add") and scheme in ("qr", "mixed_radix", "chinese_remainder"):
         schemes["d"] = "hash"  # of one table: it takes no part in the others
+    dim = 6 + SCHEMES.index(scheme) + bits  # of few bits: whole bytes and parts of them
     fields = [
-        runs.field(runs.categorical(name, "hash", 30 + k), each, COMBINES[combine], 6)
+        runs.field(runs.categorical(name, "hash", 30 + k), each, COMBINES[combine], dim if bits else 6, bits=bits)
         for k, (name, each) in enumerate(schemes.items())
     ]
     count = len(fields)
-    Lookup(tmp_path, fields, kind, [[1] * count, [3, 0, 1, 1][:count], [0, 1, 0, 0][:count]]).compare()
+    found = Lookup(tmp_path, fields, kind, [[1] * count, [3, 0, 1, 1][:count], [0, 1, 0, 0][:count]])
+    (found.compare_bits if bits else found.compare)()
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("dim", range(1, 18))
+def test_a_packed_row_is_its_codes_plane_by_plane(dim: int, bits: int) -> None:
+    """In Python's integers: neighbours in a byte, the first lowest; of 4 bits those of the two halves of the row."""
+    codes = np.random.default_rng(dim).integers(0, 2**bits, (9, dim)).astype(np.uint8)
+    kept = pack(codes, bits)
+    assert (kept.dtype, kept.shape) == (np.uint8, (9, low_bits.stride(bits, dim)))
+    for row, expected in zip(kept.tolist(), codes.tolist(), strict=True):
+        found, start, below = [0] * dim, 0, 0
+        for plane in low_bits.PLANES[bits]:
+            size = low_bits.stride(plane, dim)
+            for d in range(dim):
+                byte, place = (d % size, d // size) if plane == 4 else (d * plane // 8, d % (8 // plane))
+                found[d] += (row[start + byte] >> place * plane) % 2**plane << below
+            start, below = start + size, below + plane
+        assert found == expected
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_few_bits_take_the_bytes_of_the_plan(tmp_path: Path, bits: int) -> None:
+    """And those of a row for fields that take no part, and of its scales and offsets."""
+    fields = [runs.field(runs.categorical(f"f{k}", "hash", 901 + k), "qr", pb.ADD, 5, bits=bits) for k in range(3)]
+    fields.append(runs.field(runs.categorical("one table", "hash", 50), "full", pb.ADD, 5, bits=bits))
+    found = Lookup(tmp_path, fields, FEW_BITS, [[1] * len(fields)])
+    absent = low_bits.stride(bits, 5) + 2 * 5 * 4
+    assert sum(each.size for each in found.packed) == sum(map(plan.table_bytes, fields)) + absent
 
 
 @pytest.mark.parametrize("kind", CODES)

@@ -18,6 +18,7 @@ from quorem.protos import manifest_pb2 as pb
 from quorem.protos.errors import ParityError
 
 ROWS, FIELDS, DIM = 96, 12, 8
+FEW = "few bits"
 Change = Callable[[runs.Array], runs.Array]
 
 
@@ -49,23 +50,27 @@ def fields_swapped(array: runs.Array) -> runs.Array:
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A DLRM in three precisions."""
+    """A DLRM in three precisions, and one of few bits."""
     directory, rng = tmp_path_factory.mktemp("mutations"), np.random.default_rng(3)
     features = [runs.categorical(f"c{k}", "id", 200 + k) for k in range(FIELDS)]
     numbers = [runs.number(f"n{k}", pb.STANDARD, 0, 2) for k in range(4)]
     for k, each in enumerate([*features, *numbers]):
         each.side = pb.CONTEXT if k % 2 else pb.CANDIDATE
-    fields = [runs.field(each, "qr" if k % 3 else "full", pb.MULT, DIM) for k, each in enumerate(features)]
-    manifest = runs.model([*features, *numbers], fields, "dlrm", bottom=[64, 16], top=[64, 16])
-    weights = runs.weights(manifest, rng)
-    for layer in manifest.net.layers:
-        if layer.HasField("linear"):
-            weights[f"{layer.name}.weight"] *= np.float32(4 / np.sqrt(layer.linear.inputs))
-    runs.write(directory / "run", manifest, weights, runs.scored(manifest, weights, rng, ROWS))
-    return {
-        name: export(directory / "run", directory / name, precision=parse(name))
+    for bits in (0, 3):
+        fields = [
+            runs.field(each, "qr" if k % 3 else "full", pb.MULT, DIM, bits=bits) for k, each in enumerate(features)
+        ]
+        manifest = runs.model([*features, *numbers], fields, "dlrm", bottom=[64, 16], top=[64, 16])
+        weights = runs.weights(manifest, rng)
+        for layer in manifest.net.layers:
+            if layer.HasField("linear"):
+                weights[f"{layer.name}.weight"] *= np.float32(4 / np.sqrt(layer.linear.inputs))
+        runs.write(directory / f"run.{bits}", manifest, weights, runs.scored(manifest, weights, rng, ROWS))
+    found = {
+        name: export(directory / "run.0", directory / name, precision=parse(name))
         for name in ("fp32", "fp16", "int8+int8")
     }
+    return found | {FEW: export(directory / "run.3", directory / FEW)}
 
 
 def mutated(bundle: Path, directory: Path, file: str, change: Callable[[Path], None]) -> Path:
@@ -119,6 +124,8 @@ WRONG = [
     ("int8+int8", "output.layer/top.0", doubled),
     ("int8+int8", "embedding.0/vectors.0/scales", one_doubled),
     ("int8+int8", "embedding.0/vectors.1/scales", one_doubled),
+    (FEW, "embedding.0/vectors.0/plane.2/known", doubled),
+    (FEW, "embedding.0/vectors.0/plane.1/known", doubled),
 ]
 
 
@@ -154,7 +161,7 @@ def test_a_wrong_constant_of_the_ranking_graph_is_found(
 
 @pytest.mark.parametrize("change", ["rows moved by one", "numbers of vectors in another order"])
 @pytest.mark.parametrize("partition", [0, 1])
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8+int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8+int8", FEW])
 def test_wrong_tables_are_found(
     tmp_path: Path, bundles: dict[str, Path], precision: str, partition: int, change: str
 ) -> None:

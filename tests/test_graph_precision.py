@@ -36,7 +36,7 @@ def manifest_of(name: str) -> pb.Manifest:
         bag = 3 * (k % 6 >= 4)
         features.append(runs.categorical(f"{encoding}.{k}", encoding, 40 + k, bag=bag, mean=k % 6 == 4))
         scheme, combine = [("qr", "mult"), ("full", "mult"), ("mixed_radix", "add"), ("qr", "concat")][k % 4]
-        fields.append(field(features[-1], scheme, combine, 8 if k % 5 else 4))
+        fields.append(field(features[-1], scheme, combine, 8 if k % 5 else 4, bits=(0, 0, 0, 3)[k % 4]))
         features[-1].side = side
         if k % 4 == 1:
             transform = (pb.NONE, pb.LOG1P, pb.STANDARD)[k // 4]

@@ -61,11 +61,11 @@ def sided(features: Sequence[pb.Feature], sides: str) -> list[pb.Feature]:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "combine", "encoding", "sides", "precision", "name"),
-    cells(SCHEMES, list(COMBINES), ENCODINGS, list(SIDES), PRECISIONS, [*RANKED, "wide"]),
+    ("scheme", "combine", "encoding", "sides", "precision", "name", "bits"),
+    cells(SCHEMES, list(COMBINES), ENCODINGS, list(SIDES), PRECISIONS, [*RANKED, "wide"], list("012348")),
 )
 def test_all_pairs(
-    tmp_path: Path, scheme: str, combine: str, encoding: str, sides: str, precision: str, name: str
+    tmp_path: Path, scheme: str, combine: str, encoding: str, sides: str, precision: str, name: str, bits: str
 ) -> None:
     """`export` compares both graphs with the oracle, and with each other on rows that share a context."""
     features = [
@@ -73,7 +73,7 @@ def test_all_pairs(
         for k in range(11)
     ]
     combine = "mult" if scheme == "full" else combine
-    fields = [field(each, scheme, combine, 6) for each in features]
+    fields = [field(each, scheme, combine, 6, bits=int(bits)) for each in features]
     of_fields, of_numbers = (sided(each, own) for each, own in zip((features, NUMBERS), SIDES[sides], strict=True))
     manifest = runs.model([*of_fields[:5], *of_numbers, *of_fields[5:]], fields, name, **SETTINGS.get(name, WIDE))
     bundle = exported(tmp_path, manifest, precision.removesuffix("+fp32"), 16)

@@ -41,9 +41,11 @@ from spoil import (
     doubled,
     elsewhere,
     facts,
+    few_bits,
     field,
     golden,
     graph,
+    levels,
     logit,
     looping,
     more,
@@ -53,8 +55,10 @@ from spoil import (
     no_layers,
     number,
     one_side,
+    other_stride,
     other_vectors,
     outside,
+    recoded,
     renamed,
     shortened,
     shortened_in_all,
@@ -75,7 +79,7 @@ NAN, INFINITY = float("nan"), float("inf")
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Versions by precision, of a model with classes, a vocabulary, a bag, numbers, and features on both sides."""
+    """Versions by precision, of a model with classes, few bits, a vocabulary, a bag, numbers, and both sides."""
     features = [
         runs.categorical("user", "hash", 60),
         runs.categorical("item", "vocabulary", 20),
@@ -85,7 +89,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ]
     features[0].side = pb.CONTEXT
     schemes = {"user": "qr", "item": "full", "brand": "completed", "seen": "chinese_remainder"}
-    fields = [runs.field(each, schemes[each.name], pb.MULT, 4) for each in features if each.name in schemes]
+    fields = [
+        runs.field(each, schemes[each.name], pb.MULT, 4, bits=3 * (each.name == "seen"))
+        for each in features
+        if each.name in schemes
+    ]
     root, manifest = tmp_path_factory.mktemp("hostile"), runs.model(features, fields, "deepfm", mlp=[64, 16, 8])
     runs.make_run(root / "run", manifest, np.random.default_rng(0), 12)
     return {name: export(root / "run", root / name, precision=parse(name)) for name in ("fp32", "fp16", "int8+int8")}
@@ -128,6 +136,9 @@ HOSTILE: dict[str, tuple[Change, Refusal, str]] = {
     "a code of no table": (told("codes", 0, tensor="embedding.user.9"), Malformed, "each once"),
     "a code twice": (doubled("codes"), Malformed, "2 times"),
     "no known code": (told("codes", 0, code=9), Malformed, "codes"),
+    "a table of few bits without a code": (few_bits(list.clear), Malformed, "few bits"),
+    "a table of few bits in a byte": (few_bits(recoded(pb.FIELD_SCALE)), Malformed, "codes"),
+    "a table of no few bits in them": (told("codes", 0, code=pb.COLUMN_SCALE), Malformed, "codes"),
     "an error of nan": (told("codes", 0, error=NAN), Malformed, "finite"),
     "an error below": (told("codes", 0, error=-1), Malformed, "finite"),
     "no such layer in int8": (facts(int8_layers=["mlp.0", "mlp.9"]), Malformed, "mlp.9"),
@@ -176,6 +187,9 @@ HOSTILE: dict[str, tuple[Change, Refusal, str]] = {
     "other inputs of model.onnx": (graph(renamed, "model.onnx"), WrongShape, "inputs"),
     "other inputs of rank.onnx": (graph(renamed), WrongShape, "inputs"),
     "an output too few": (graph(unnamed_output), WrongShape, "outputs"),
+    "rows of another stride": (graph(other_stride), Malformed, ""),
+    "levels that are none": (levels(NAN), ParityError, ""),
+    "other levels": (levels(1e6), ParityError, ""),
     "constants beyond tables.bin": (graph(outside("offset", "999424")), Malformed, "ONNX Runtime opens"),
 }
 # What only --check reads, and what the loader says to it.
@@ -250,7 +264,7 @@ def test_a_manifest_that_is_none_is_refused(exported: dict[str, Path], tmp_path:
 def test_every_named_error_of_a_bundle_has_its_case():
     named = {
         error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, errors.ArtifactError)
-    }
+    } - {errors.OffGrid}  # of runs: a bundle keeps codes, and each of them gives a value
     met = {case[1] for case in (*HOSTILE.values(), *GRAPHS.values())} | {WrongDigest, NewerFormat, errors.ArtifactError}
     assert named <= met
     assert {NotComplementary, WrongClasses, PlanError, NetError, ParityError} <= met

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from quorem.command import main
-from quorem.protos import manifest
+from quorem.protos import manifest, packing
 from quorem.protos import manifest_pb2 as pb
 
 GOLDEN = Path(__file__).parent / "golden" / "manifest.json"
@@ -54,8 +54,8 @@ def test_the_facts_of_a_run_counted_by_hand(run: Path, capsys: pytest.CaptureFix
             "hidden": 0,
             "dim": 4,
             "tables": [
-                {"divide": 1, "rows": 25, "dim": 4, "classes": False},
-                {"divide": 25, "rows": 4, "dim": 4, "classes": False},
+                {"divide": 1, "rows": 25, "dim": 4, "classes": False, "bits": 0},
+                {"divide": 25, "rows": 4, "dim": 4, "classes": False, "bits": 0},
             ],
             "complementary": True,
             "collisions": 0,
@@ -69,8 +69,8 @@ def test_the_facts_of_a_run_counted_by_hand(run: Path, capsys: pytest.CaptureFix
             "hidden": 0,
             "dim": 1,
             "tables": [
-                {"divide": 1, "rows": 25, "dim": 1, "classes": False},
-                {"divide": 25, "rows": 4, "dim": 1, "classes": False},
+                {"divide": 1, "rows": 25, "dim": 1, "classes": False, "bits": 0},
+                {"divide": 25, "rows": 4, "dim": 1, "classes": False, "bits": 0},
             ],
             "complementary": True,
             "collisions": 0,
@@ -157,6 +157,22 @@ def test_a_reader_sees_the_same_facts(run: Path, capsys: pytest.CaptureFixture[s
     assert ["test_metrics.auc", "0.742188"] in words
     digest = manifest.sha256_of(run / "weights.safetensors")
     assert ["weights.safetensors", "2.0", "KiB", digest] in words
+
+
+def test_tables_of_few_bits_are_told_with_their_bits(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = manifest.read(run)
+    for table in next(each for each in made.plan.fields if each.feature == "user").tables:
+        table.bits = 3
+    fields = packing.pack(made.plan.fields)
+    del made.plan.fields[:]
+    made.plan.fields.extend(fields)
+    manifest.write(run, made)
+    (user,) = (each["embedding"] for each in facts_of(run, capsys)["features"] if each["name"] == "user")
+    assert [table["bits"] for table in user["tables"]] == [3, 3]
+    assert user["bytes"] == 29 * (1 + 1) + 2 * 4 * 8
+    assert main(["inspect", str(run)]) == 0
+    words = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["mult", "4", "3", "122", "B", "1.6", "KiB", "13.1x"] in [line[5:] for line in words]
 
 
 def test_a_pipe_gets_plain_text_whole(run: Path) -> None:

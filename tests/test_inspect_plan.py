@@ -66,8 +66,8 @@ def test_the_facts_of_a_plan_counted_by_hand(plan: Path, capsys: pytest.CaptureF
             "hidden": 0,
             "dim": 4,
             "tables": [
-                {"divide": 1, "rows": 25, "dim": 4, "classes": False},
-                {"divide": 25, "rows": 4, "dim": 4, "classes": False},
+                {"divide": 1, "rows": 25, "dim": 4, "classes": False, "bits": 0},
+                {"divide": 25, "rows": 4, "dim": 4, "classes": False, "bits": 0},
             ],
             "complementary": True,
             "collisions": 0,

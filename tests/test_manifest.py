@@ -97,6 +97,19 @@ def test_the_layout_of_inputs() -> None:
 # ---------------------------------------------------------------- tensors
 
 
+def test_tables_of_few_bits_have_scales_and_offsets() -> None:
+    made = every_kind.model()
+    (shop,) = (field for field in made.plan.fields if field.feature == "shop")
+    (user,) = (field for field in made.plan.fields if field.feature == "user")
+    shop.tables[0].bits = 3  # joined by path: its functions are float32
+    for table in user.tables:
+        table.bits = 4
+    added = manifest.tensor_shapes(made).items() - manifest.tensor_shapes(every_kind.model()).items()
+    assert dict(added) == {
+        f"{role}.{table}": ("float32", (4,)) for role in ("scale", "offset") for table in ("shop.0", "user.0", "user.1")
+    }
+
+
 def test_the_tensors_of_a_model_counted_by_hand() -> None:
     shapes = manifest.tensor_shapes(every_kind.model())
     tables = {name: shape for name, shape in shapes.items() if name.partition(".")[0] in ("embedding", "first_order")}

@@ -15,7 +15,7 @@ Key = tuple[object, ...]
 
 @st.composite
 def fields(draw: st.DrawFn) -> list[pb.Field]:
-    """Up to 12 fields of few dims, every combine, 1 to 4 tables, with classes or not, and unequal shares of concat."""
+    """Up to 12 fields of few dims and bits, every combine, 1 to 4 tables, classes or not, unequal shares of concat."""
     built = list[pb.Field]()
     for position in range(draw(st.integers(0, 12))):
         dim, depth = draw(st.sampled_from([4, 8])), draw(st.integers(1, 4))
@@ -28,9 +28,10 @@ def fields(draw: st.DrawFn) -> list[pb.Field]:
                 dims[draw(st.integers(0, depth - 1))] += 1
         width = sum(dims) if combine == pb.FEATURE else dim
         field = pb.Field(feature=f"f{position}", dim=width, combine=combine, hidden=hidden)
-        given_classes = draw(st.sampled_from([False, False, True]))
-        for share in dims:
-            field.tables.add(divide=1, rows=2, dim=share, classes=given_classes and draw(st.booleans()))
+        given_classes, bits = draw(st.sampled_from([False, False, True])), draw(st.sampled_from([0, 0, 4]))
+        for j, share in enumerate(dims):
+            own = 0 if j and combine == pb.PATH else bits
+            field.tables.add(divide=1, rows=2, dim=share, classes=given_classes and draw(st.booleans()), bits=own)
         built.append(field)
     return built
 
@@ -47,10 +48,14 @@ def classes(field: pb.Field) -> tuple[bool, ...]:
     return tuple(table.classes for table in field.tables)
 
 
+def bits(field: pb.Field) -> int:
+    return field.tables[0].bits
+
+
 def kind(field: pb.Field) -> Key:
     """What the fields of a group have in common; tables of mult and add may be fewer, where no ids have classes."""
     exact = any(classes(field)) or field.combine not in (pb.MULT, pb.ADD)
-    return (field.dim, field.combine, field.hidden, (shares(field), classes(field)) if exact else ())
+    return (field.dim, bits(field), field.combine, field.hidden, (shares(field), classes(field)) if exact else ())
 
 
 @given(fields())
@@ -72,7 +77,7 @@ def test_packing_is_stable(several: list[pb.Field]) -> None:
     """Fields that are alike in all that packing looks at keep their order."""
     alike = defaultdict[Key, list[str]](list)
     for field in packing.pack(several):
-        alike[field.dim, field.combine, field.hidden, shares(field), classes(field)].append(field.feature)
+        alike[field.dim, bits(field), field.combine, field.hidden, shares(field), classes(field)].append(field.feature)
     for found in alike.values():
         assert found == [name for name in names(several) if name in found]
 
@@ -101,6 +106,8 @@ def test_fields_of_a_group_can_be_looked_up_together(several: list[pb.Field]) ->
         assert depths == sorted(depths, reverse=True)
         assert group.depth == depths[0]
         assert group.classes == classes(members[0])
+        assert len({bits(field) for field in members}) == 1
+        assert group.bits == tuple(table.bits for table in members[0].tables)
         assert {(field.dim, field.hidden) for field in members} == {(group.dim, group.hidden)}
         joined = {field.combine for field in members if len(field.tables) > 1}
         assert joined == (set() if group.combine == pb.ALONE else {group.combine})
@@ -115,10 +122,13 @@ def test_fields_of_a_group_can_be_looked_up_together(several: list[pb.Field]) ->
 @settings(max_examples=300)
 @given(fields())
 def test_groups_are_as_few_as_can_be(several: list[pb.Field]) -> None:
-    """One group a kind of field; a field of one table without classes opens none beside mult or add of its dim."""
+    """One group a kind of field; one table without classes opens none beside mult or add of its dim and bits."""
     needed = {kind(field) for field in several if field.combine != pb.ALONE or any(classes(field))}
-    joinable = {field.dim for field in several if field.combine in (pb.MULT, pb.ADD) and not any(classes(field))}
-    alone = {field.dim for field in several if field.combine == pb.ALONE and not any(classes(field))} - joinable
+    joinable = {
+        (field.dim, bits(field)) for field in several if field.combine in (pb.MULT, pb.ADD) and not any(classes(field))
+    }
+    single = [field for field in several if field.combine == pb.ALONE and not any(classes(field))]
+    alone = {(field.dim, bits(field)) for field in single} - joinable
     assert len(packing.groups(packing.pack(several))) == len(needed) + len(alone)
 
 
@@ -146,8 +156,12 @@ def test_the_width_of_a_paths_functions_tells_its_hidden_layer() -> None:
 
 
 def test_an_example_by_hand() -> None:
-    def field(name: str, dim: int, combine: pb.Combine, *dims: int, hidden: int = 0, classes: str = "") -> pb.Field:
-        tables = [pb.Table(divide=1, rows=2, dim=each, classes=str(j) in classes) for j, each in enumerate(dims)]
+    def field(
+        name: str, dim: int, combine: pb.Combine, *dims: int, hidden: int = 0, classes: str = "", bits: int = 0
+    ) -> pb.Field:
+        tables = [
+            pb.Table(divide=1, rows=2, dim=each, classes=str(j) in classes, bits=bits) for j, each in enumerate(dims)
+        ]
         return pb.Field(feature=name, dim=dim, combine=combine, hidden=hidden, tables=tables)
 
     several = [
@@ -162,19 +176,24 @@ def test_an_example_by_hand() -> None:
         field("climb", 4, pb.PATH, 4, 22, hidden=2),
         field("pair", 8, pb.FEATURE, 4, 4),
         field("stroll", 4, pb.PATH, 4, 20),
+        field("coarse", 4, pb.ADD, 4, 4, bits=2),
+        field("few", 4, pb.ALONE, 4, bits=2),
+        field("bit", 4, pb.ALONE, 4, bits=1),
     ]
     packed = packing.pack(several)
     assert names(packed) == [
-        *("city", "item", "user", "small", "car", "sum", "walk", "stroll", "climb"),
+        *("city", "item", "user", "small", "car", "sum", "walk", "stroll", "climb", "bit", "coarse", "few"),
         *("wide", "pair"),
     ]
     assert packing.groups(packed) == [
-        packing.Group((0,), pb.ALONE, 1, 4, 0, (True,)),
-        packing.Group((1, 2, 3), pb.MULT, 3, 4, 0, (False,) * 3),
-        packing.Group((4,), pb.MULT, 4, 4, 0, (True, True, False, False)),
-        packing.Group((5,), pb.ADD, 2, 4, 0, (False,) * 2),
-        packing.Group((6, 7), pb.PATH, 2, 4, 0, (False,) * 2),
-        packing.Group((8,), pb.PATH, 2, 4, 2, (False,) * 2),
-        packing.Group((9,), pb.ALONE, 1, 8, 0, (False,)),
-        packing.Group((10,), pb.FEATURE, 2, 8, 0, (False,) * 2),
+        packing.Group((0,), pb.ALONE, 1, 4, 0, (True,), (0,) * 1),
+        packing.Group((1, 2, 3), pb.MULT, 3, 4, 0, (False,) * 3, (0,) * 3),
+        packing.Group((4,), pb.MULT, 4, 4, 0, (True, True, False, False), (0,) * 4),
+        packing.Group((5,), pb.ADD, 2, 4, 0, (False,) * 2, (0,) * 2),
+        packing.Group((6, 7), pb.PATH, 2, 4, 0, (False,) * 2, (0,) * 2),
+        packing.Group((8,), pb.PATH, 2, 4, 2, (False,) * 2, (0,) * 2),
+        packing.Group((9,), pb.ALONE, 1, 4, 0, (False,), (1,)),
+        packing.Group((10, 11), pb.ADD, 2, 4, 0, (False,) * 2, (2,) * 2),
+        packing.Group((12,), pb.ALONE, 1, 8, 0, (False,), (0,) * 1),
+        packing.Group((13,), pb.FEATURE, 2, 8, 0, (False,) * 2, (0,) * 2),
     ]

@@ -62,13 +62,16 @@ def test_a_built_field_passes_its_own_check(scheme: str, data: st.DataObject) ->
     tables = build(n, data.draw(st.integers(1, n)))
     combine, dim = data.draw(st.sampled_from(JOINED)), data.draw(st.integers(5, 9))
     hidden = data.draw(st.integers(0, 3))
-    built = plan.build_field("user", n, tables, scheme=name, combine=combine, dim=dim, hidden=hidden)
+    bits = data.draw(st.sampled_from([0, 1, 2, 3, 4, 8]))
+    built = plan.build_field("user", n, tables, scheme=name, combine=combine, dim=dim, hidden=hidden, bits=bits)
     plan.check_field(built, "here")
     k, widths = len(tables), [table.dim for table in built.tables]
     assert plan.pairs(built) == list(tables)
     assert built.combine == (combine if k > 1 else pb.ALONE)
     assert built.dim == (k * dim if built.combine == pb.FEATURE else dim)
     assert built.hidden == (hidden if built.combine == pb.PATH else 0)
+    assert built.tables[0].bits == bits
+    assert {table.bits for table in built.tables[1:]} <= {0 if built.combine == pb.PATH else bits}
     assert built.complementary == (scheme != "hashed" or tables[0][1] == n)
     assert built.collisions == (n - tables[0][1] if scheme == "hashed" else 0)
     if built.combine == pb.CONCAT:
@@ -143,6 +146,30 @@ def test_bytes_and_parameters_of_a_field_counted_by_hand() -> None:
     assert plan.full_bytes(several) == 100 * 5 * 4
     cars = semantic(classes_of(0, 1, 2, 0), None, rows=[3, 4])
     assert plan.table_bytes(cars) == (3 + 4) * 6 * 4 + 4 * 4  # an int32 for each id
+
+
+@pytest.mark.parametrize(("bits", "row"), [(0, 20), (8, 5), (4, 3), (3, 2 + 1), (2, 2), (1, 1)])
+def test_bytes_of_few_bits_counted_by_hand(bits: int, row: int) -> None:
+    """Rows of 5 values on 25 + 4 rows; a scale and an offset a column of each table."""
+    pairs, grid = [(1, 25), (25, 4)], 5 * 8 if bits else 0
+    built = plan.build_field("user", 100, pairs, scheme=pb.QUOTIENT_REMAINDER, combine=pb.MULT, dim=5, bits=bits)
+    assert plan.table_bytes(built) == (25 + 4) * row + 2 * grid
+    assert plan.float_bytes(built) == (25 + 4) * 5 * 4
+    assert plan.full_bytes(built) == 100 * 5 * 4
+    assert plan.bytes_at(built, 5) == plan.table_bytes(built)
+    one = plan.bytes_at(built, 1)
+    assert one == (29 + 2 * 8 if bits not in (0, 3) else 29 * 4 if not bits else 29 * 2 + 2 * 8)
+    path = plan.build_field("user", 100, pairs, scheme=pb.QUOTIENT_REMAINDER, combine=pb.PATH, dim=5, bits=bits)
+    assert plan.table_bytes(path) == 25 * row + grid + 4 * (5 * 5 + 5) * 4  # functions are float32
+
+
+@pytest.mark.parametrize("bits", [(5, 5), (16, 16), (4, 2), (4, 0), (0, 4)])
+def test_bits_that_cannot_be_are_refused(bits: tuple[int, int]) -> None:
+    built = field(100, partitions.quotient_remainder(100, 25))
+    for table, each in zip(built.tables, bits, strict=True):
+        table.bits = each
+    with pytest.raises(PlanError, match="bits"):
+        plan.check_field(built, "here")
 
 
 # ---------------------------------------------------------------- refused

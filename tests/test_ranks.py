@@ -29,13 +29,14 @@ def recipe_at(path: Path, changes: dict[str, str]) -> Path:
 
 
 PLAIN = 'name = "dcnv2"\nbatchnorm = false\ncross = 2'
-MODELS = {  # model, optimizer, dtype, how near the losses are, and the logloss at the end
-    "plain": (PLAIN, "", "float64", 1e-9, 1e-7),
-    "normalised": ('name = "dcnv2"\ncross = 2', "", "float64", 1e-9, 1e-7),
-    "rows": (PLAIN, "sparse_rows = 1\n", "float64", 1e-9, 1e-7),
-    "rowwise": (PLAIN, 'sparse_rows = 1\noptimizer = "rowwise_adagrad"\nlr = 0.05\n', "float64", 1e-9, 1e-7),
+MODELS = {  # model, optimizer, bits, dtype, how near the losses are, and the logloss at the end
+    "plain": (PLAIN, "", 0, "float64", 1e-9, 1e-7),
+    "normalised": ('name = "dcnv2"\ncross = 2', "", 0, "float64", 1e-9, 1e-7),
+    "rows": (PLAIN, "sparse_rows = 1\n", 0, "float64", 1e-9, 1e-7),
+    "few_bits": (PLAIN, 'sparse_rows = 100\noptimizer = "adagrad"\nlr = 0.05\n', 3, "float64", 1e-9, 1e-7),
+    "rowwise": (PLAIN, 'sparse_rows = 1\noptimizer = "rowwise_adagrad"\nlr = 0.05\n', 0, "float64", 1e-9, 1e-7),
     # What a bias before a batchnorm learns is noise: only the running mean, which lags behind, feels it.
-    "single": ('name = "deepfm"', "", "float32", 1e-3, 1e-2),
+    "single": ('name = "deepfm"', "", 0, "float32", 1e-3, 1e-2),
 }
 
 
@@ -61,8 +62,12 @@ epochs = 2
 def curves(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
     """What one rank, and each of two, know of every model."""
     directory, asked = tmp_path_factory.mktemp("ranks"), list[str | Path]()
-    for name, (model, optimizer, dtype, _, _) in MODELS.items():
-        changes = {'name = "deepfm"': model, "l2 = 1e-4": f"l2 = 1e-4\n{optimizer}"}
+    for name, (model, optimizer, bits, dtype, _, _) in MODELS.items():
+        changes = {
+            'name = "deepfm"': model,
+            "l2 = 1e-4": f"l2 = 1e-4\n{optimizer}",
+            "dim = 4": f"dim = 4\nbits = {bits}",
+        }
         asked += [recipe_at(directory / f"{name}.toml", changes), dtype]
     for count in (1, 2):
         ranks.end(ranks.start(count, PROGRAM, directory / str(count), *asked), [0] * count)

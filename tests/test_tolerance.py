@@ -14,6 +14,7 @@ import torch
 from quorem.export import tolerance as module
 from quorem.export.codes import FLOATS, LEVELS, STEP, Codes, Kept
 from quorem.export.composed import ranges
+from quorem.export.grids import Grid
 from quorem.export.int8 import FLOAT_LAYERS, Calibrated
 from quorem.export.tolerance import tolerance
 from quorem.export.values import Crossed, Piece, Range, Value, piece
@@ -131,6 +132,7 @@ def test_ranges_hold_what_the_codes_of_an_export_round() -> None:
             assert (wrong <= 0.50001 * found).all()
             if size > 1e-3:  # below, float16 has nothing but 0
                 assert (wrong > 0.45 * found).any(), "and are no wider"
+        assert not ranges(Grid(4, 0, ("a",), None, dict[str, runs.Array]().__getitem__), "a", rows).any(), "exact"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
 from ..protos.collisions import Int32s
 from ..protos.errors import PlanError
-from ..protos.plan import table_bytes
+from ..protos.plan import float_bytes
 from ..protos.schema import dense_features
 from .initial import Init
 from .model import Model
@@ -56,7 +56,7 @@ def memory_for(plan: pb.Plan) -> Iterator[None]:
         PlanError: its tables do not fit; it says which field asks for the most.
     """
     too_large = _too_large(plan)
-    if sum(table_bytes(field) for field in [*plan.fields, *plan.first_order]) >= LARGEST_PLAN_BYTES:
+    if sum(float_bytes(field) for field in [*plan.fields, *plan.first_order]) >= LARGEST_PLAN_BYTES:
         raise too_large
     try:
         yield
@@ -76,10 +76,10 @@ def identity(resolved: str, prepared: Prepared, messages: Sequence[Message], cla
 
 def _too_large(plan: pb.Plan) -> PlanError:
     fields = [*plan.fields, *plan.first_order]
-    largest = max(fields, key=table_bytes)
+    largest = max(fields, key=float_bytes)
     return PlanError(
         "embedding tables fit in memory",
-        found=f"{sum(map(table_bytes, fields)):,} bytes; {largest.feature!r} alone takes {table_bytes(largest):,}",
+        found=f"{sum(map(float_bytes, fields)):,} bytes; {largest.feature!r} alone takes {float_bytes(largest):,}",
         where="[embedding]",
         remedy="Compress it (embedding.scheme, collisions, tables, bytes), or lower the feature's size or buckets",
     )

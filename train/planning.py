@@ -104,6 +104,7 @@ def _field(config: EmbeddingConfig, name: str, n: int, known: Semantics | None) 
             hidden=hidden,
             classes=known.classes if known else (),
             allow_collisions=allow,
+            bits=_or(own.bits, config.bits),
         )
     except PlanError as error:
         place = error.where or f"field {name!r}"

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, Strict, model_validator
+from pydantic import AfterValidator, Field, Strict, model_validator
 
+from ..protos.low_bits import BITS
 from ..protos.schema import NAME_LIMIT
 from .data import DataConfig
 from .model_config import ModelConfig
@@ -71,6 +72,15 @@ Rows = Annotated[int, Field(ge=1, lt=2**63)]
 Bytes = Annotated[int, Field(ge=1, lt=2**63)]
 Dim = Annotated[int, Field(ge=1, le=4096)]
 Hidden = Annotated[int, Field(ge=0, le=4096)]
+
+
+def _known(bits: int) -> int:
+    if bits not in (0, *BITS):
+        raise ValueError(f"a table's values have {', '.join(map(str, BITS))} bits, or 0: they are float32")
+    return bits
+
+
+Bits = Annotated[int, AfterValidator(_known)]
 Numbers = Annotated[tuple[int, ...], Strict(False), Field(min_length=2, max_length=63)]  # TOML's lists are taken
 Names = Annotated[tuple[str, ...], Strict(False), Field(min_length=1, max_length=16)]
 SIZES = {  # which keys say how large the tables of a scheme are
@@ -115,6 +125,7 @@ class FieldConfig(Section):
     dim: Dim | None = None
     hidden: Hidden | None = None
     allow_collisions: bool | None = None
+    bits: Bits | None = None
 
     @property
     def sized(self) -> bool:
@@ -160,6 +171,8 @@ class EmbeddingConfig(Section):
     dim: width of a field's vector; with feature, of each of its vectors.
     hidden: path only: width of the hidden layer of each class's function; 0 for linear functions.
     allow_collisions: whether ids may share every row of a scheme that is not the hashing trick.
+    bits: of a table's values, which stand on a grid of so few levels a column while they learn (grid.py); 0: float32.
+        Path's functions and first-order tables are float32.
     hash_rows: "collisions" gives a hashed field ceil(n / c) rows, "qr" as many as quotient-remainder would hold.
     first_order: tables of the first-order term: compressed alike, full, or no such term.
     init: how fresh tables are drawn (initial.py says why): "auto" as suits the combine; "matched", all tables around
@@ -181,6 +194,7 @@ class EmbeddingConfig(Section):
     dim: Dim = 16
     hidden: Hidden = 0
     allow_collisions: bool = False
+    bits: Bits = 0
     hash_rows: Literal["collisions", "qr"] = "collisions"
     first_order: Literal["alike", "full", "none"] = "alike"
     init: Literal["auto", "matched", "reference"] = "auto"

@@ -22,6 +22,7 @@ LATER = {  # keys that recipes have not always had, written where they differ: s
     ("data", "synthetic", "shares"): [0.5, 0.3, 0.2],
     ("model", "unify"): "linear",
     ("embedding", "reserve"): 0.0,
+    ("embedding", "bits"): 0,
     ("train", "checkpoint_minutes"): 10.0,
     ("train", "keep_state"): False,
     ("train", "sparse_rows"): 250_000,

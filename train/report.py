@@ -17,8 +17,9 @@ SHORT = {pb.HASHED: "hash", pb.QUOTIENT_REMAINDER: "qr"}  # as recipes name them
 
 
 def as_dict(manifest: pb.Manifest) -> dict[str, Any]:
-    """The report for a script. Bytes are of float32 tables and of classes; first-order tables are counted apart.
+    """The report for a script. Bytes are of tables (float32, or packed codes, scales and offsets) and of classes.
 
+    First-order tables are counted apart. `bits` are 0 for float32, and of a path leave its functions out.
     `collisions` are the ids that share every row with another one, but for the first of those; `rows` and `hidden` are
     those of the manifest's tables.
     """
@@ -30,6 +31,7 @@ def as_dict(manifest: pb.Manifest) -> dict[str, Any]:
             "combine": pb.Combine.Name(field.combine).lower(),
             "hidden": field.hidden,
             "dim": field.dim,
+            "bits": field.tables[0].bits,
             "rows": [table.rows for table in field.tables],
             "collisions": field.collisions,
             "bytes": plan.table_bytes(field),
@@ -56,8 +58,8 @@ def print_report(manifest: pb.Manifest, facts: dict[str, Any]) -> None:
     """Print the table of fields, and the metrics; `facts` as `run.train` returns them."""
     report = as_dict(manifest)
     console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPED_WIDTH)
-    table = Table(title="Embedding tables", caption="bytes of float32 tables and of classes; rows of each table")
-    for name in ("field", "ids", "scheme", "joined", "rows", "dim", "collide", "full bytes", "bytes", "saved"):
+    table = Table(title="Embedding tables", caption="bytes of tables and of classes; rows of each table")
+    for name in ("field", "ids", "scheme", "joined", "rows", "dim", "bits", "collide", "full bytes", "bytes", "saved"):
         table.add_column(name, justify="left" if name in ("field", "scheme", "joined") else "right")
     for field in report["fields"]:
         table.add_row(
@@ -67,6 +69,7 @@ def print_report(manifest: pb.Manifest, facts: dict[str, Any]) -> None:
             _joined(field),
             " + ".join(f"{rows:,}" for rows in field["rows"]),
             str(field["dim"]),
+            str(field["bits"] or 32),
             f"{field['collisions']:,}" if field["collisions"] else "",
             f"{field['full_bytes']:,}",
             f"{field['bytes']:,}",
@@ -74,7 +77,7 @@ def print_report(manifest: pb.Manifest, facts: dict[str, Any]) -> None:
         )
     table.add_section()
     sizes = (report["full_bytes"], report["bytes"])
-    table.add_row("all", *[""] * 6, *(f"{size:,}" for size in sizes), _times(*sizes))
+    table.add_row("all", *[""] * 7, *(f"{size:,}" for size in sizes), _times(*sizes))
     console.print(table)
     if report["collisions"]:
         console.print(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..protos import low_bits
 from ..protos import manifest_pb2 as pb
 from ..protos.collisions import Int32s
 from ..protos.manifest import class_name
@@ -20,6 +21,7 @@ from ..protos.packing import Group, groups
 from ..protos.plan import SIDE_BY_SIDE
 from .distributed import add_up
 from .functions import apply_functions
+from .grid import Grid
 from .initial import Init, draw
 from .join import join
 from .lookup import Lookup, Spread
@@ -58,6 +60,7 @@ class Partition(nn.Module):
         self.starts = np.cumsum([0, *(table.rows for table in tables)]).tolist()
         self.weight = nn.Parameter(torch.empty(self.starts[-1], tables[0].dim))
         self.sparse = False  # whether its gradient is
+        self.grid = Grid(tables[0].bits, lengths, tables[0].dim) if tables[0].bits else None
         self.divides = any(table.divide != 1 for table in tables)
         # A full table, and one of the highest digits, has a row for whatever it is given: nothing wraps around.
         self.wraps = any(
@@ -166,6 +169,12 @@ class PackedGroup(nn.Module):
         for partition in self.packed():
             for field, table in partition.tables():
                 draw(table, field, partition.number, init, generator)
+            if partition.grid is not None:
+                partition.grid.reset([table for _, table in partition.tables()], self.centre_of(partition))
+
+    def centre_of(self, partition: Partition) -> float:
+        """What the tables of a partition are kept as deviations from."""
+        return self.centre if partition.number else 0.0
 
     def decaying(self) -> list[nn.Parameter]:
         """The tables that L2 pulls. Path's functions are small networks: they are left alone, as layers are."""
@@ -210,11 +219,15 @@ class PackedGroup(nn.Module):
             parts.append(lookup.take(partition.weight, sparse=partition.sparse))  # (B, slots, width)
             if not partition.sparse:
                 touched.append(Touched(parts[-1], lookup.rows, lookup.real, lookup.size))
+            if partition.grid is not None:
+                slots = None if spread is None else spread.slots[: lookup.rows.shape[1]]
+                parts[-1] = partition.grid(parts[-1], slots)
         vectors = parts[0]
         if self.group.combine in SIDE_BY_SIDE and len(parts) > 1:
             vectors = torch.cat(parts, dim=2)
         elif len(parts) > 1:
-            kind = "add" if self.group.combine == pb.ADD else "deviation" if self.centre else "mult"
+            deviates = self.centre and not self.group.bits[0]  # a grid gives the values themselves
+            kind = "add" if self.group.combine == pb.ADD else "deviation" if deviates else "mult"
             for part in parts[1:]:
                 vectors = join(vectors, part, kind)
         if spread is not None:
@@ -237,8 +250,18 @@ class PackedGroup(nn.Module):
     def stored(self) -> Iterator[tuple[str, int, Tensor]]:
         """(feature, table number, float32 [rows, width]) of every table, as it is joined."""
         for partition in self.packed():
-            for field, table in partition.tables():
-                yield field.feature, partition.number, table + self.centre if partition.number else table
+            for position, (field, table) in enumerate(partition.tables()):
+                if partition.grid is None:
+                    yield field.feature, partition.number, table + self.centre if partition.number else table
+                else:
+                    yield field.feature, partition.number, partition.grid.values(table, position)
+
+    def grids(self) -> Iterator[tuple[str, int, Tensor, Tensor]]:
+        """(feature, table number, scales (D,), offsets (D,)) of every table of few bits."""
+        for partition in self.packed():
+            if partition.grid is not None:
+                for field, scale, offset in zip(partition.fields, *partition.grid.levels(), strict=True):
+                    yield field.feature, partition.number, scale, offset
 
 
 class Tables(nn.Module):
@@ -271,12 +294,18 @@ class Tables(nn.Module):
         return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)), touched
 
     def export(self, prefix: str) -> dict[str, npt.NDArray[np.float32]]:
-        """`<prefix>.<feature>.<j>` -> float32 [rows, width], as named in the manifest; views, where they can be."""
-        return {
-            f"{prefix}.{feature}.{j}": table.cpu().numpy()
-            for group in self.packed()
-            for feature, j, table in group.stored()
-        }
+        """`<prefix>.<feature>.<j>` -> float32 [rows, width], and scales and offsets, as the manifest names them.
+
+        Views, where they can be.
+        """
+        found = dict[str, npt.NDArray[np.float32]]()
+        for group in self.packed():
+            for feature, j, table in group.stored():
+                found[f"{prefix}.{feature}.{j}"] = table.cpu().numpy()
+            for feature, j, scale, offset in group.grids():
+                found[low_bits.scale_name(feature, j)] = scale.cpu().numpy()
+                found[low_bits.offset_name(feature, j)] = offset.cpu().numpy()
+        return found
 
 
 def l2_of_rows(touched: Sequence[Touched]) -> Tensor:

@@ -10,9 +10,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..protos import manifest_pb2 as pb
 from ..protos import nets
 from ..protos.errors import Malformed, NetError, WrongClasses
 from ..protos.ids import VocabularyValues
+from ..protos.low_bits import check_grid, encode, offset_name, scale_name
 from .checkpoint import part
 from .directory import STATE
 from .layers import weights_of
@@ -66,9 +68,12 @@ class Yesterday(Origin):
         for prefix, tables in zip(("embedding", "first_order"), model.tables(), strict=False):
             for group in tables.packed():
                 for partition in group.packed():
-                    for field, table in partition.tables():
+                    for position, (field, table) in enumerate(partition.tables()):
                         given = self.weights[f"{prefix}.{field.feature}.{partition.number}"]
-                        table.copy_(given - group.centre if partition.number else given)
+                        table.copy_(given - group.centre_of(partition))
+                        if partition.grid is not None:
+                            scale = self.weights[scale_name(field.feature, partition.number)]
+                            partition.grid.take(position, scale)
         for layer in self.manifest.net.layers:
             if (module := model.module_of(layer)) is not None:
                 for role, held in weights_of(module).items():
@@ -106,4 +111,21 @@ def read_yesterday(path: Path, resolved: str) -> Yesterday:
     origin = read_origin(path, resolved)
     with safe_open(origin.weights_file, "pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+    _check_grids(origin.manifest, weights, str(origin.weights_file))
     return Yesterday(origin.path, origin.manifest, origin.sha256, origin.train, weights)
+
+
+def _check_grids(manifest: pb.Manifest, weights: Mapping[str, Tensor], where: str) -> None:
+    """Refuse values of few bits that none of their codes gives: what they stood for would be learned from.
+
+    Raises:
+        OffGrid.
+    """
+    for field in manifest.plan.fields:
+        for j, table in enumerate(field.tables):
+            if table.bits:
+                place = f"{where}, feature {field.feature!r}, table {j}"
+                names = f"embedding.{field.feature}.{j}", scale_name(field.feature, j), offset_name(field.feature, j)
+                values, scale, offset = (weights[name].numpy() for name in names)
+                check_grid(scale, offset, place)
+                encode(values, scale, offset, table.bits, place)

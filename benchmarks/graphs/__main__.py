@@ -1,4 +1,4 @@
-"""`python -m benchmarks.graphs lookup | ids | rank`: time the graphs and write results as JSON and Markdown."""
+"""`python -m benchmarks.graphs lookup | ids | rank | bits`: time the graphs and write results as JSON and Markdown."""
 
 import argparse
 import importlib.metadata
@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import encodings, lookup, rank
+from . import bits, encodings, lookup, rank
 from .clock import machine
-from .table import ids_table, lookup_table, rank_table
+from .table import bits_table, ids_table, lookup_table, rank_table
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("onnxruntime-gpu", "onnxruntime", "torch", "fbgemm-gpu-cpu", "numpy")
@@ -17,7 +17,7 @@ PACKAGES = ("onnxruntime-gpu", "onnxruntime", "torch", "fbgemm-gpu-cpu", "numpy"
 def main() -> None:
     """Measure and write `<part>.json` and `<part>.md`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.graphs", description=__doc__)
-    parser.add_argument("part", choices=("lookup", "ids", "rank"))
+    parser.add_argument("part", choices=("lookup", "ids", "rank", "bits"))
     parser.add_argument("--work", type=Path, required=True, help="a directory for tables and graphs, up to 2.7 GB")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results go")
     parser.add_argument("--rounds", type=int, default=25)
@@ -34,6 +34,10 @@ def main() -> None:
         cells, notes = encodings.measure(args.work, args.rounds)
         table = ids_table(cells)
         results = {**facts, "notes": notes, "cells": cells}
+    elif args.part == "bits":
+        cells, notes = bits.measure(args.work, args.rounds), []
+        table = bits_table(cells)
+        results = {**facts, "cells": cells}
     else:
         cells, deviations = rank.measure(args.work, args.rounds, args.nets)
         table = rank_table(cells, deviations)

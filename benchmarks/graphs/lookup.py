@@ -46,12 +46,12 @@ def measure(work: Path, rounds: int, *, torch_too: bool) -> tuple[list[dict[str,
         peers, told = _peers(work, fields, starts, threads) if torch_too else ({}, [])
         notes.extend(note for note in told if note not in notes)
         for end in ("sum", "vectors"):
-            graphs = {name: _session(work / f"{_file(name, end)}.onnx", threads) for name in _NAMES}
+            graphs = {name: session(work / f"{_file(name, end)}.onnx", threads) for name in _NAMES}
             ready = graphs | (peers if end == "vectors" else {})
             _warm(ready, pool)
             for rows in batches:
-                feeds = _fresh(pool, rows)
-                variants = {name: _variant(each, feeds) for name, each in ready.items()}
+                feeds = fresh(pool, rows)
+                variants = {name: variant(each, feeds) for name, each in ready.items()}
                 for timed in race(variants, rounds, calls_for(rows)):
                     cells.append({"end": end, "threads": threads, "rows": rows, **timed.as_json()})
                     print(_line(end, threads, rows, timed), flush=True)
@@ -94,7 +94,8 @@ def _file(name: str, end: End) -> str:
     return f"{name}.{end}".replace(", ", "_").replace(" ", "_")
 
 
-def _session(path: Path, threads: int) -> Ready:
+def session(path: Path, threads: int) -> Ready:
+    """A graph, opened."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = ERRORS_ONLY
@@ -151,7 +152,7 @@ def _warm(variants: Mapping[str, Ready], pool: criteo.Ids) -> None:
             ready(pool[start : start + 8192])()
 
 
-def _fresh(pool: criteo.Ids, rows: int) -> Iterator[criteo.Ids]:
+def fresh(pool: criteo.Ids, rows: int) -> Iterator[criteo.Ids]:
     """Rows of the pool in turn, so that no call sees what the one before it brought into the caches."""
     start = 0
     while True:
@@ -161,7 +162,8 @@ def _fresh(pool: criteo.Ids, rows: int) -> Iterator[criteo.Ids]:
         start += rows
 
 
-def _variant(ready: Ready, feeds: Iterator[criteo.Ids]) -> Prepare:
+def variant(ready: Ready, feeds: Iterator[criteo.Ids]) -> Prepare:
+    """Calls on the next rows of `feeds`."""
     return lambda: ready(next(feeds))
 
 

@@ -25,6 +25,15 @@ def ids_table(cells: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def bits_table(cells: Sequence[dict[str, Any]]) -> str:
+    """The lookup at each width, then the ways to unpack a byte of each."""
+    parts = list[str]()
+    for what in dict.fromkeys(cell["what"] for cell in cells):
+        told = "Vectors read by a sum" if what == "lookup" else f"One Gather of {what}, unpacked in each way"
+        parts.append(f"### {told}, 1 thread\n\n{_grid([cell for cell in cells if cell['what'] == what], 'rows')}")
+    return "\n\n".join(parts) + "\n"
+
+
 def rank_table(cells: Sequence[dict[str, Any]], deviations: Sequence[dict[str, Any]]) -> str:
     """A table for each net, then how far scores are from the float32 row-wise graph's."""
     parts = list[str]()

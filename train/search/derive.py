@@ -55,6 +55,7 @@ def with_dims(wide: pb.Plan, dims: Mapping[str, int], semantics: Mapping[str, Se
                 hidden=field.hidden,
                 classes=known.classes if known else (),
                 allow_collisions=field.allow_collisions,
+                bits=field.tables[0].bits,
             )
         )
     return pb.Plan(fields=packing.pack(fields), first_order=wide.first_order)
