@@ -59,7 +59,8 @@ class Graph:
 
     def run(self, arrays: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[Float32s]:
         """The named outputs, each (rows,) float32; arrays of width 0 are not looked at."""
-        values: Any = self._session.run(outputs, {name: arrays[name] for name, _, _ in self._inputs})
+        is_whole = len(arrays) == len(self.names)
+        values: Any = self._session.run(outputs, arrays if is_whole else {name: arrays[name] for name in self.names})
         return values
 
     def join(self, parts: Sequence[Sequence[Numbers]]) -> dict[str, npt.NDArray[Any]]:

@@ -68,6 +68,14 @@ class Model:
             if feature.WhichOneof("encoding") == "id" and feature.id.out_of_range == manifest_pb2.ERROR
         ]
 
+    @cached_property
+    def plain(self) -> dict[str, str]:
+        """The field of a Column that holds each feature's numbers; empty where one has strings, or bags."""
+        features, numbers = self.schema.features, self.layout.dense
+        if any(each.HasField("bag") or each.values == manifest_pb2.STRING for each in features):
+            return {}
+        return {each.name: "float32s" if each.name in numbers else "int64s" for each in features}
+
     def most_rows(self, limits: Limits) -> int:
         """The rows that one request may have."""
         return min(limits.max_rows, max(1, limits.max_slots // max(1, self.layout.slot_count)))
@@ -196,7 +204,7 @@ def are_finite(numbers: Float32s) -> bool:
     """
     if not numbers.size or (np.fmax.reduce(numbers, None) < np.inf and np.fmin.reduce(numbers, None) > -np.inf):
         return True
-    return not np.isinf(numbers).any()
+    return not np.count_nonzero(np.isinf(numbers))
 
 
 def _rank_inputs(encoded: Apart) -> Inputs:

@@ -5,6 +5,7 @@ Legend: R rows of an input; C columns.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter, mul
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from ..protos.ids import MISSING, Int64s, UInt64s
 from .columns import FLOAT32, INT64
 from .graph import Graph
 from .model import CANDIDATE_DENSE, CANDIDATE_IDS, CONTEXT_DENSE, CONTEXT_IDS, DENSE, IDS, Inputs, Model, are_finite
+
+EMPTY = -1  # the place of a part without values
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,7 @@ class PlainNumbers:
             ids: whether these are the ids.
         """
         self._dtype = INT64 if ids else FLOAT32
-        self._columns: list[tuple[int, int]] = []  # the place of each, and how often its values are taken
+        columns, times = [EMPTY], [1]  # the place of each, and how often its values are taken; one that is always there
         self._inputs: list[_Filled] = []
         sizes = {name: size for name, _, _, size in model.bounded}
         start = 0
@@ -59,24 +62,27 @@ class PlainNumbers:
                 if (each in context or not shared) and (each not in context or not own)
             ]
             count = 1 if shared else rows
-            self._columns += [(places[each], count if each in context else 1) for each in held]
+            columns += [places[each] for each in held]
+            times += [count if each in context else 1 for each in held]
             bounded = [each for each in held if each in sizes]
             within = np.array([held.index(each) for each in bounded], np.int64)
             least = np.array([[sizes[each]] for each in bounded], np.uint64)
             self._inputs.append(_Filled(name, (len(held), count), start, within, least))
             start += len(held) * count * self._dtype.itemsize
         self._count = start // self._dtype.itemsize
+        self._values_of, self._times = itemgetter(*columns), times if max(times) > 1 else None
 
     def inputs(self, parts: Sequence[bytes], found: Inputs) -> bool:
         """Add the inputs, (R, C) each, to those that were found; False where a value is to be refused."""
-        data = b"".join([parts[place] * times for place, times in self._columns])
+        values = self._values_of(parts)
+        data = b"".join(map(mul, values, self._times) if self._times else values)
         if self._dtype is FLOAT32 and not are_finite(np.ndarray((self._count,), FLOAT32, data)):
             return False
         for each in self._inputs:
-            values = np.ndarray(each.shape, self._dtype, data, each.start)
+            array = np.ndarray(each.shape, self._dtype, data, each.start)
             if len(each.bounded):
-                ids = values[each.bounded]
-                if ((ids.view(np.uint64) >= each.sizes) & (ids != MISSING)).any():
+                ids = array[each.bounded]
+                if np.count_nonzero((ids.view(np.uint64) >= each.sizes) & (ids != MISSING)):
                     return False
-            found[each.name] = values.T.copy()
+            found[each.name] = array.T.copy()
         return True

@@ -13,7 +13,6 @@ from time import perf_counter_ns
 
 from google.protobuf.message import Message
 
-from ..protos import manifest_pb2
 from ..protos import scoring_pb2 as pb
 from ..protos.encode import Float32s
 from .call import Call
@@ -23,7 +22,7 @@ from .model import Inputs, Model
 from .plain_numbers import PlainNumbers
 
 MOST, LONGEST = 1024, 8192  # forms that are remembered: one for each N; bytes of one
-MOST_ALIKE, MOST_SIZES = 4, 4 * MOST  # of one length; lengths
+MOST_OFFERS, MOST_SIZES = 8, 4 * MOST  # of one size; sizes
 REQUEST_ID = 1  # its place among the parts of a request; the candidates' ids are the last but one
 TIMINGS = pb.ScoreResponse(timings=pb.Timings()).SerializeToString()[:1]  # begins their record; its length is a byte
 
@@ -90,9 +89,7 @@ class ScoreForms:
 
     def __init__(self) -> None:
         self._by_size: dict[int, list[ScoreForm]] = {}
-        self._sizes = set[
-            int
-        ]()  # that were seen: a form is made for the second request of a size, not for the only one
+        self._seen: dict[int, int] = {}  # requests of a size that were offered
         self._count = 0
 
     def cut(self, request: bytes) -> tuple[ScoreForm, Sequence[bytes]] | None:
@@ -102,37 +99,31 @@ class ScoreForms:
                 return form, parts
         return None
 
-    def learn(self, request: bytes, model: Model, graph: Graph, asked: pb.ScoreRequest) -> None:
-        """Remember the form of a request that was scored, if it has one; all others are forgotten if there are many."""
+    def offer(self, request: bytes, model: Model, graph: Graph, asked: pb.ScoreRequest) -> None:
+        """Remember the form of a request that was scored, if it has one; all others are forgotten if there are many.
+
+        The first request of a size is left: it may be the only one. So are those after a few, which may never have one.
+        """
         size = len(request)
-        if size not in self._sizes or len(self._by_size.get(size, ())) >= MOST_ALIKE or not _is_plain(asked, model):
-            self._see(size)
+        if self._count >= MOST or len(self._seen) >= MOST_SIZES:
+            self._by_size, self._seen, self._count = {}, {}, 0
+        self._seen[size] = seen = self._seen.get(size, 0) + 1
+        if not 1 < seen <= MOST_OFFERS or not _is_plain(asked, model) or self.cut(request):
             return
         form = ScoreForm(model, graph, asked)
-        if form.length > LONGEST or form.size != size or form.cut(request) is None:
-            return
-        self._see(size)
-        self._by_size.setdefault(size, []).append(form)
-        self._count += 1
-
-    def _see(self, size: int) -> None:
-        if self._count >= MOST or len(self._sizes) >= MOST_SIZES:
-            self._by_size, self._sizes, self._count = {}, set(), 0
-        self._sizes.add(size)
+        if form.length <= LONGEST and form.size == size and form.cut(request):
+            self._by_size.setdefault(size, []).append(form)
+            self._count += 1
 
 
 def _is_plain(asked: pb.ScoreRequest, model: Model) -> bool:
     """Whether a request that was scored holds nothing but packed numbers, of which each stands for itself."""
-    if asked.top_k or asked.candidate_ids.HasField("strings") or not asked.request_id.isascii():
+    kinds, columns = model.plain, (*asked.context, *asked.candidates)
+    if not kinds or asked.top_k or asked.candidate_ids.HasField("strings") or not asked.request_id.isascii():
         return False
-    if any(column.missing or column.lengths for column in chain(asked.context, asked.candidates)):
+    if any(column.missing or column.lengths for column in columns):
         return False
-    kinds = dict.fromkeys(model.layout.dense, "float32s") | {
-        feature.name: "int64s"
-        for feature in model.schema.features
-        if feature.name in model.layout.slots and feature.values == manifest_pb2.INTEGER and not feature.HasField("bag")
-    }
-    return all(column.WhichOneof("values") == kinds.get(column.name) for column in (*asked.context, *asked.candidates))
+    return all(column.WhichOneof("values") == kinds[column.name] for column in columns)
 
 
 def _records(asked: pb.ScoreRequest) -> Iterator[tuple[bytes, int]]:

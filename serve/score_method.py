@@ -43,7 +43,7 @@ def prepare_score(repository: Repository, request: bytes, call: Call) -> Work:
 
     def encode() -> Rows:
         rows = _encode(model, asked)
-        forms.learn(request, model, rows.graph, asked)
+        forms.offer(request, model, rows.graph, asked)
         return rows
 
     def finish(values: Sequence[Float32s]) -> bytes:

@@ -13,12 +13,10 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from time import perf_counter_ns
 
-from ..protos.encode import Float32s
 from .admission import Visit
 from .batching import refusal
 from .call import Call
 from .graph import LOGIT, Graph
-from .model import Inputs
 from .repository import Repository
 from .work import Prepare, Rows, Work, score
 
@@ -59,7 +57,7 @@ class Turn:
 
     def _answer(self, work: Work, call: Call, done: Done, began: int) -> None:
         try:
-            reply = score(self._repository, work, call, began, _run)
+            reply = score(self._repository, work, call, began, Graph.run)
         except Exception as error:
             reply = error
         done(reply)
@@ -87,26 +85,23 @@ class Turn:
         taken: list[Taken] = []
         left, now = self._max_rows, time.monotonic()
         for _ in range(min(left, self.waiting)):
-            each = self._next or self._read(*self._waiting.popleft(), now)
-            self._next = None
+            each, self._next = self._next, None
             if each is None:
-                continue
+                prepare, request, call, done = self._waiting.popleft()
+                call.queue_ns = int(1e9 * (now - call.arrived))
+                try:
+                    if error := refusal(call, now):
+                        raise error
+                    each = prepare(request, call), call, done
+                except Exception as error:
+                    done(error)
+                    continue
             left -= each[0].rows
             if left < 0 and taken:
                 self._next = each
                 break
             taken.append(each)
         return taken
-
-    def _read(self, prepare: Prepare, request: bytes, call: Call, done: Done, now: float) -> Taken | None:
-        call.queue_ns = int(1e9 * (now - call.arrived))
-        try:
-            if error := refusal(call, now):
-                raise error
-            return prepare(request, call), call, done
-        except Exception as error:
-            done(error)
-            return None
 
     def _compute(self, members: Sequence[Member], began: int, visit: Visit) -> None:
         """Answer calls by one run; where it fails, those that are to blame are told, and the others begin anew."""
@@ -162,7 +157,3 @@ class Turn:
         _, call, done = taken
         visit.fail(call)
         done(error)
-
-
-def _run(graph: Graph, inputs: Inputs, outputs: Sequence[str], _: Call) -> Sequence[Float32s]:
-    return graph.run(inputs, outputs)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter_ns
 
 from ..protos.encode import Encoded, Float32s
@@ -50,7 +51,7 @@ class Work:
 
 
 Prepare = Callable[[bytes, Call], Work]
-Run = Callable[[Graph, Inputs, Sequence[str], Call], Sequence[Float32s]]
+Run = Callable[[Graph, Inputs, Sequence[str]], Sequence[Float32s]]
 
 
 def answer(repository: Repository, prepare: Prepare, request: bytes, call: Call) -> bytes:
@@ -62,7 +63,7 @@ def answer(repository: Repository, prepare: Prepare, request: bytes, call: Call)
     """
     started = perf_counter_ns()
     call.begin()
-    return score(repository, prepare(request, call), call, started, repository.compute)
+    return score(repository, prepare(request, call), call, started, partial(repository.compute, call=call))
 
 
 def score(repository: Repository, work: Work, call: Call, started: int, run: Run) -> bytes:
@@ -78,7 +79,7 @@ def score(repository: Repository, work: Work, call: Call, started: int, run: Run
         if work.check:
             work.check(inputs)
         ready = perf_counter_ns()
-        values = run(rows.graph, inputs, work.outputs, call)
+        values = run(rows.graph, inputs, work.outputs)
         computed = perf_counter_ns()
     call.encode_ns, call.compute_ns = ready - started, computed - ready
     repository.statistics.observe(work.model, (rows.encoded,), values[0], logits=work.outputs[0] == LOGIT)

@@ -208,7 +208,7 @@ def test_forms_are_few_and_made_for_what_comes_again(model: Model, monkeypatch: 
         alone(repository, asked)
     monkeypatch.setattr(score_form, "MOST", 4)
     requests = [request(0, rows) for rows in range(4, 10)]
-    for each in requests * 2:
+    for each in requests * 3:
         alone(repository, each)
     assert 1 <= sum(has_form(repository, each) for each in requests) <= 4
     monkeypatch.setattr(score_form, "LONGEST", 8)
