@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -99,7 +100,7 @@ class Steps:
 
     def _start(self, arguments: Sequence[str]) -> "subprocess.Popen[str]":
         self._log(f"$ {_told(arguments)}\n")
-        with (self.out / LOG).open("ab") as log:
+        with (self.out / LOG).open("ab") as log, _undisturbed():
             child = subprocess.Popen(
                 [sys.executable, "-m", "quorem", *arguments, "--json"],
                 stdin=subprocess.DEVNULL,
@@ -107,7 +108,7 @@ class Steps:
                 stderr=log,
                 encoding="utf-8",
             )
-        self._children.append(child)
+            self._children.append(child)
         return child
 
     def _log(self, text: str) -> None:
@@ -214,6 +215,23 @@ def _largest_child() -> int:
 
 def _told(arguments: Sequence[str]) -> str:
     return shlex.join(["quorem", *arguments])
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What would stop the demo meanwhile stops it afterwards: no child is born that nobody knows of."""
+    came = list[int]()
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _end(child: "subprocess.Popen[str]") -> int:

@@ -20,9 +20,10 @@ from quorem.serve.metrics import Server, pss_bytes, render
 from quorem.serve.settings import Version
 from quorem.serve.statistics import Statistics, add
 from quorem.serve.statuses import Status
+from quorem.serve.transport import Transport
 from served import ROWS, Rows, eventually, serving
 
-EMPTY = Server(Catalogue(), "cpu", {}, ready=0, restarts=0)
+EMPTY = Server(Catalogue(), "cpu", Transport("grpcio", "as asked for"), {}, ready=0, restarts=0)
 
 
 def counted() -> dict[str, object]:
@@ -118,7 +119,14 @@ def test_what_the_supervisor_knows(tmp_path: Path):
     (tmp_path / "tables.bin").write_bytes(bytes(1234))
     versions = {"ctr": (Version("ctr", 2, tmp_path / "none"), Version("ctr", 3, tmp_path))}
     catalogue = Catalogue(versions, {"ctr": {"stable": 2}})
-    server = Server(catalogue, "cpu", {"supervisor": os.getpid(), "worker-0": 2**22 + 1}, ready=1, restarts=4)
+    server = Server(
+        catalogue,
+        "cpu",
+        Transport("nghttp2", "the compiled shim"),
+        {"supervisor": os.getpid(), "worker-0": 2**22 + 1},
+        ready=1,
+        restarts=4,
+    )
     _, samples = parse(render({"models": {}, "access_log_dropped": 7}, server))
     assert value(samples, "quorem_info", version=quorem.__version__, device="cpu") == 1
     assert value(samples, "quorem_version_served", model="ctr", version="2") == 1

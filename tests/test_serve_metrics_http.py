@@ -13,13 +13,13 @@ from quorem.serve import metrics_http
 from quorem.serve.catalogue import Catalogue
 from quorem.serve.metrics import Server, render
 from quorem.serve.metrics_http import CONNECTIONS, HEAD_BYTES, MetricsServer
+from quorem.serve.transport import Transport
 
 
 @pytest.fixture(scope="module")
 def listener() -> Iterator[MetricsServer]:
-    server = MetricsServer(
-        "127.0.0.1", 0, lambda: render({"models": {}}, Server(Catalogue(), "cpu", {}, ready=0, restarts=0))
-    )
+    known = Server(Catalogue(), "cpu", Transport("grpcio", "as asked for"), {}, ready=0, restarts=0)
+    server = MetricsServer("127.0.0.1", 0, lambda: render({"models": {}}, known))
     server.start()
     yield server
     server.close()

@@ -60,5 +60,5 @@ def opened(flag: int, data: bytes, gzip: bool, most: int) -> bytes:
 
 
 def too_long(most: int) -> Refused:
-    """Of a message beyond the limit, which need not be read to be refused."""
-    return Refused(Status.RESOURCE_EXHAUSTED, f"A message has at most {most} bytes (--max-request-mb)")
+    """Of a message beyond the limit, which need not be read to be refused; in grpcio's words, which clients know."""
+    return Refused(Status.RESOURCE_EXHAUSTED, f"Received message larger than max ({most} bytes, --max-request-mb)")
