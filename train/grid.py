@@ -3,8 +3,8 @@
 The gradient of a rounded value is that of the value it stands for, also beyond the last level, where LSQ has none.
 On Frappe (dim 16, 2 bits, one seed, scales in absolute units) the AUC was .9838 so, .9823 with none beyond, .9819 with
 levels that follow the columns' deviation, .9801 with those of least error over what is looked up; .9835 in the units
-that are taken here, in which 8 bits are stable too. Seeds differ by about .0003. Source: Esser et al., ICLR'20 (LSQ), for
-the gradient of the scales.
+that are taken here, in which 8 bits are stable too. Seeds differ by about .0003.
+Source: Esser et al., ICLR'20 (LSQ), for the gradient of the scales.
 Legend: F fields; S slots; B rows; U distinct ids of a batch; D columns.
 """
 
