@@ -1,5 +1,6 @@
 """Worker: one process that opens every model, then takes its share of the port until it is told to stop."""
 
+import gc
 import logging
 import os
 import signal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .nghttp2.server import Http2Server
     from .repository import Repository
 
+GARBAGE = 700, 10, 1_000_000  # a look at all that lives may take longer than a probe may wait: see server.py
 NOTICE_S = 1.0  # how long calls are still served after health says NOT_SERVING, so that callers turn elsewhere
 BATCHED = 32  # threads of calls that are computed together: a batch has no more of them
 NOTICE_SHARE = 0.1  # of the grace, where that is less
@@ -128,6 +130,9 @@ def _server(
         from .nghttp2.server import Http2Server
         from .turn import Turn
 
+        gc.collect()
+        gc.freeze()  # the models, and all else that stays
+        gc.set_threshold(*GARBAGE)
         return Http2Server(
             methods,
             flows,

@@ -6,6 +6,7 @@ together; then one batch is computed, everything is sent, and the next turn begi
 
 import asyncio
 import ctypes
+import gc
 import logging
 import random
 import socket
@@ -38,6 +39,7 @@ SWEEP_S = 0.5
 POLL_S = 0.005
 QUESTIONS_S = 0.002  # of a turn, for calls that are not for scores
 TRIM_AFTER, TRIM_S = 64, 2.0  # connections that have ended, and seconds, before memory is given back
+COLLECT_S, FEW = 30.0, 1000  # all garbage is looked for now and then, while few calls are open
 LINGER_S = 0.1  # for the last replies to reach their callers
 EVICT_S = 1.0  # idle for so long, a connection makes room for another one
 BACKLOG = 4096
@@ -100,6 +102,7 @@ class Http2Server:
         self._heads = dict[bytes, Asked]()
         self._connections = set[Connection]()
         self._held = self._granted = self._ended = 0
+        self._collected = time.monotonic()
         self._trimmed, self._trim = 0.0, getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps what is freed
         self._dirty, self._scheduled = list[Connection](), False
         self._loop = uvloop.new_event_loop()
@@ -298,6 +301,9 @@ class Http2Server:
         if self._trim and self._ended >= TRIM_AFTER and now - self._trimmed > TRIM_S:
             self._ended, self._trimmed = 0, now
             self._trim(0)
+        if now - self._collected > COLLECT_S and sum(len(each.exchanges) for each in self._connections) < FEW:
+            self._collected = now
+            gc.collect()
         self._loop.call_later(SWEEP_S, self._sweep)
 
     def _refuse(self) -> None:
