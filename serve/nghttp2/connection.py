@@ -62,10 +62,14 @@ class Connection(asyncio.Protocol):
         if session is None:
             return
         self._server.dismiss(self)
-        for exchange in list(self.exchanges.values()):
-            self.forget(exchange)
-            exchange.gone()
-        session.close()
+
+        def bury() -> None:
+            for exchange in list(self.exchanges.values()):
+                self.forget(exchange)
+                exchange.gone()
+            session.close()
+
+        self._server.bury(bury)
 
     def data_received(self, data: bytes) -> None:
         """Take calls in; what they come to is sent at the end of the turn."""

@@ -15,6 +15,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
@@ -37,7 +38,7 @@ from .tls import context
 MOST_HEADS = 4096  # that are remembered: callers send the same ones again and again
 SWEEP_S = 0.5
 POLL_S = 0.005
-QUESTIONS_S = 0.002  # of a turn, for calls that are not for scores
+QUESTIONS_S = 0.002  # of a turn, for what time or a loss does to connections, and calls that are not for scores
 TRIM_AFTER, TRIM_S = 64, 2.0  # connections that have ended, and seconds, before memory is given back
 COLLECT_S, FEW = 30.0, 1000  # all garbage is looked for now and then, while few calls are open
 LINGER_S = 0.1  # for the last replies to reach their callers
@@ -105,6 +106,7 @@ class Http2Server:
         self._collected = time.monotonic()
         self._trimmed, self._trim = 0.0, getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps what is freed
         self._dirty, self._scheduled = list[Connection](), False
+        self._chores = deque[Callable[[], None]]()
         self._loop = uvloop.new_event_loop()
         self._listening = list[asyncio.AbstractServer]()
         self._thread = threading.Thread(target=self._run, name="http2", daemon=True)
@@ -166,6 +168,8 @@ class Http2Server:
             self._do(self._cut)
             self._loop.call_soon_threadsafe(self._loop.call_later, POLL_S, self._loop.stop)
             self._thread.join()
+        while self._chores:
+            self._chores.popleft()()
         self._loop.close()
 
     # Below: for connections and their calls, in the loop's thread unless said otherwise.
@@ -239,9 +243,17 @@ class Http2Server:
         if not connection.dirty:
             connection.dirty = True
             self._dirty.append(connection)
-            if not self._scheduled:
-                self._scheduled = True
-                self._loop.call_soon(self._turn)
+            self._schedule()
+
+    def bury(self, end: Callable[[], None]) -> None:
+        """End a lost connection's calls, before scores are computed; those of many connections over several turns."""
+        self._chores.append(end)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._turn)
 
     def later(self, delay_s: float, function: Callable[[], None]) -> None:
         """Call a function of the loop's thread in a while."""
@@ -275,10 +287,10 @@ class Http2Server:
 
     def _turn(self) -> None:
         questions, until = self.questions, time.monotonic() + QUESTIONS_S
-        while questions and time.monotonic() < until:
-            questions.popleft()()
+        while (first := self._chores or questions) and time.monotonic() < until:
+            first.popleft()()
         self._flush()
-        scores, more = self._scores, bool(questions)
+        scores, more = self._scores, bool(self._chores or questions)
         if scores is not None and scores.waiting:
             try:
                 more |= scores.step()
@@ -296,8 +308,9 @@ class Http2Server:
 
     def _sweep(self) -> None:
         now = time.monotonic()
-        for connection in list(self._connections):
-            connection.sweep(now)
+        if not self._chores:  # the last look at all of them is over
+            self._chores.extend(partial(each.sweep, now) for each in self._connections)
+            self._schedule()
         if self._trim and self._ended >= TRIM_AFTER and now - self._trimmed > TRIM_S:
             self._ended, self._trimmed = 0, now
             self._trim(0)
