@@ -21,14 +21,13 @@ from ..protos.errors import Gone, Overloaded, QuoremError, TooLate, Unavailable
 from .call import Call, Method, Stream
 from .health import Health
 from .reflection import add_reflection
+from .services import CONTROL, HEAVY
 from .settings import Limits
 from .statuses import DETAILS, RETRY_AFTER, Status, details_of, message_of, status_of
 from .threads import OWN_POOL, AtOnce, Threads, arrived
 
 THREADS = 4  # measured: fewer wait for one another, more take turns
 ASIDE_THREADS = CONTROL_THREADS = 2
-HEAVY = ("Score", "ModelInfer")
-CONTROL = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "ModelStatistics")
 MOST_WAITING = 512  # calls of a pool; of the smallest scores, about 50 ms
 RETRY_S = 0.1  # where no better is known
 POLL_S = 0.005  # how often a drain looks for calls that are still live

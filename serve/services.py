@@ -2,3 +2,5 @@
 
 SCORER = "quorem.v1.Scorer"
 INFERENCE = "inference.GRPCInferenceService"
+HEAVY = ("Score", "ModelInfer")  # methods that compute
+CONTROL = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "ModelStatistics")  # that may block

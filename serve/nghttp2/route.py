@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...protos.errors import Overloaded, QuoremError, TooLate, Unavailable
 from ..call import Call, Method, Stream
+from ..services import CONTROL, HEAVY
 from ..settings import Limits
 from ..statuses import Status
 from ..threads import Threads, arrived
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from ..turn import Turn
     from .server import Http2Server
 
-CONTROL = ("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload", "ModelStatistics")  # they may block
-HEAVY = ("Score", "ModelInfer")
 ASIDE_THREADS = 2  # for what may block, and as many for those who ask what there is
 MOST_WAITING = 512  # calls of a pool
 RETRY_S = 0.1
