@@ -119,7 +119,8 @@ def _fields(manifest: pb.Manifest) -> list[str]:
         place = f"ids {first}{last}" if slots else f"dense {places.dense[each.name]}"
         side, encoding = pb.Side.Name(each.side).lower(), str(each.WhichOneof("encoding"))
         bag = f", bag of {each.bag.max_length}" if each.HasField("bag") else ""
-        rows.append([_safe(each.name), side, encoding + bag, place])
+        start = f" from {each.id.first}" if each.id.first else ""
+        rows.append([_safe(each.name), side, encoding + start + bag, place])
         if each.name in tables:
             field = field_facts(tables[each.name], plan.table_bytes)
             told = [f"{schema.cardinality(each):,}", field["scheme"].replace("_", " "), told_tables(field)]

@@ -83,9 +83,12 @@ def _unsigned(values: Sequence[int]) -> Array:
 
 
 def _id_range(graph: Graph, side: Side, columns: Sequence[_Column], to: int) -> str:
-    """min(raw, size) in uint64, where a negative is huge: out of range on either side is the rare id."""
+    """min(raw - first, size) in uint64, where what lies below is huge: out of range on either side is the rare id."""
     at = f"{side.prefix}id"
     unsigned = graph.node(f"{at}/unsigned", "Cast", _raw(graph, "id", side, columns), to=TensorProto.UINT64)
+    firsts = np.array([column.feature.id.first for column in columns], np.int64).view(np.uint64)
+    if firsts.any():
+        unsigned = graph.node(f"{at}/offsets", "Sub", unsigned, graph.constant(f"{at}/firsts", firsts))
     sizes = graph.constant(f"{at}/sizes", _unsigned([column.feature.id.size for column in columns]))
     return graph.node(f"{at}/ids", "Cast", graph.node(f"{at}/range", "Min", unsigned, sizes), to=to)
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from . import manifest_pb2 as pb
 from .errors import MissingColumn, OutOfRange, UnknownColumn, WrongLength, WrongType
-from .ids import MISSING, Int64s, raw64_of_strings
-from .schema import layout
+from .ids import MISSING, Int64s, offsets, raw64_of_strings
+from .schema import layout, told_range
 
 Float32s = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
@@ -209,11 +209,11 @@ def _raw64(feature: pb.Feature, column: Column) -> Int64s:
     if column.missing is not None:
         raw = np.where(column.missing, MISSING, raw)
     if feature.WhichOneof("encoding") == "id" and feature.id.out_of_range == pb.ERROR:
-        outside = ((raw < 0) | (raw >= feature.id.size)) & (raw != MISSING)
+        outside = (offsets(raw, feature.id.first) >= np.uint64(feature.id.size)) & (raw != MISSING)
         if outside.any():
             position = int(np.flatnonzero(outside)[0])
             raise OutOfRange(
-                f"an id lies in [0, {feature.id.size})",
+                f"an id lies in {told_range(feature.id.first, feature.id.size)}",
                 found=str(raw[position]),
                 where=f"column {feature.name!r}, value {position}",
                 remedy="Mark ids that are not known as missing",

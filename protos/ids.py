@@ -57,6 +57,14 @@ def fmix64(values: UInt64s) -> UInt64s:
     return mixed ^ (mixed >> np.uint64(33))
 
 
+def offsets(raw: Int64s, first: int | Int64s) -> UInt64s:
+    """How far values lie above the first of a range: less than its size for its own values alone, as others wrap.
+
+    (…) int64 and what broadcasts to it -> (…) uint64; see IdRange in manifest.proto.
+    """
+    return raw.view(np.uint64) - np.asarray(first, np.int64).view(np.uint64)
+
+
 def ids_of(feature: "pb.Feature", raw: Int64s, vocabulary: VocabularyValues | None = None) -> Int64s:
     """The ids of raw values under the feature's encoding; (…) int64 -> (…) int64 in [0, cardinality).
 
@@ -65,7 +73,7 @@ def ids_of(feature: "pb.Feature", raw: Int64s, vocabulary: VocabularyValues | No
     kind = feature.WhichOneof("encoding")
     if kind == "id":
         size = np.uint64(feature.id.size)
-        return np.minimum(raw.view(np.uint64), size).view(np.int64)  # a negative is a huge uint64: the rare id
+        return np.minimum(offsets(raw, feature.id.first), size).view(np.int64)
     if kind == "hash":
         return (fmix64(raw.view(np.uint64) ^ np.uint64(feature.hash.seed)) % np.uint64(feature.hash.buckets)).view(
             np.int64

@@ -89,6 +89,7 @@ def _feature(feature: pb.Feature, tables: Mapping[str, pb.Field], first_order: M
         "side": pb.Side.Name(feature.side).lower(),
         "values": pb.Values.Name(feature.values).lower(),
         "encoding": feature.WhichOneof("encoding"),
+        "first": feature.id.first if feature.WhichOneof("encoding") == "id" else None,
         "bag": _bag(feature.bag) if feature.HasField("bag") else None,
         "reserve": _reserve(feature.vocabulary) if feature.WhichOneof("encoding") == "vocabulary" else None,
         "cardinality": schema.cardinality(feature),
@@ -178,7 +179,8 @@ def _feature_row(feature: Facts) -> list[str]:
     bag = feature["bag"]
     values = feature["values"] + (f", bag of {bag['max_length']}, {bag['pooling']}" if bag else "")
     ids = f"{feature['cardinality']:,}" if feature["embedding"] else ""
-    return [feature["name"], feature["side"], values, feature["encoding"], ids]
+    encoding = feature["encoding"] + (f" from {feature['first']}" if feature["first"] else "")
+    return [feature["name"], feature["side"], values, encoding, ids]
 
 
 def _reserve_row(feature: Facts) -> list[str]:

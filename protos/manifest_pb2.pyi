@@ -198,12 +198,14 @@ class Bucket(_message.Message):
     def __init__(self, boundaries: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class IdRange(_message.Message):
-    __slots__ = ("size", "out_of_range")
+    __slots__ = ("size", "out_of_range", "first")
     SIZE_FIELD_NUMBER: _ClassVar[int]
     OUT_OF_RANGE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
     size: int
     out_of_range: OutOfRange
-    def __init__(self, size: _Optional[int] = ..., out_of_range: _Optional[_Union[OutOfRange, str]] = ...) -> None: ...
+    first: int
+    def __init__(self, size: _Optional[int] = ..., out_of_range: _Optional[_Union[OutOfRange, str]] = ..., first: _Optional[int] = ...) -> None: ...
 
 class Hash(_message.Message):
     __slots__ = ("buckets", "seed")

@@ -161,6 +161,7 @@ def _traits(feature: pb.Feature) -> dict[str, str]:
     return {
         "encoding": f"encoding {feature.WhichOneof('encoding')}",
         "cardinality": f"{schema.cardinality(feature):,} ids",
+        "first": f"ids from {feature.id.first}",
         "values": f"{pb.Values.Name(feature.values).lower()} values",
         "side": f"side {pb.Side.Name(feature.side).lower()}",
         "bag": f"a bag of {feature.bag.max_length}" if feature.HasField("bag") else "no bag",

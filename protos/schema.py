@@ -61,6 +61,11 @@ def cardinality(feature: pb.Feature) -> int:
     return 0
 
 
+def told_range(first: int, size: int) -> str:
+    """An id range, in words."""
+    return f"[{first}, {first + size})"
+
+
 def has_ids(feature: pb.Feature) -> bool:
     """Whether the feature has embedding tables: all but dense ones."""
     return feature.WhichOneof("encoding") != "dense"
@@ -74,7 +79,7 @@ def dense_features(schema: pb.Schema) -> list[pb.Feature]:
 def fingerprint(schema: pb.Schema) -> str:
     """16 hex digits over what a caller must know to build a request: names, types, sides, bags, in order.
 
-    A vocabulary that grew or new boundaries do not change it: the same rows are still valid requests.
+    A vocabulary that grew, another id range or new boundaries do not change it: the same rows are still valid requests.
     """
     known = [
         [
@@ -128,6 +133,8 @@ def check(schema: pb.Schema, where: str) -> None:
             refuse("an id encoding takes integers", "strings", name)
         if kind == "id" and not 1 <= feature.id.size < 2**63 - 1:
             refuse("an id range holds 1 to 2^63 - 2 ids", str(feature.id.size), name)
+        if kind == "id" and not -(2**63) < feature.id.first <= 2**63 - feature.id.size:
+            refuse("an id range lies within -2^63 + 1 to 2^63 - 1", f"{feature.id.size} from {feature.id.first}", name)
         if kind == "id" and feature.id.out_of_range not in (pb.RARE, pb.ERROR):
             refuse("an id range says what becomes of ids outside it", f"{feature.id.out_of_range}", name)
         if kind == "vocabulary" and cardinality(feature) > 2**31 - 1:

@@ -13,7 +13,7 @@ from ..protos import manifest_pb2
 from ..protos import scoring_pb2 as pb
 from ..protos.encode import Column, Encoded, Encoder
 from ..protos.errors import WrongLength
-from ..protos.ids import MISSING, Int64s
+from ..protos.ids import MISSING, Int64s, offsets
 from ..protos.schema import layout
 from .columns import FLOAT32, INT64, decode
 
@@ -55,13 +55,14 @@ class Half:
             for slot in range(start, start + length)
         ]
         self._rest_slots = np.array(own, np.int64)
-        sizes = {
-            row: feature.id.size
+        ranges = {
+            row: feature.id
             for row, feature in enumerate(plain)
             if feature.WhichOneof("encoding") == "id" and feature.id.out_of_range == manifest_pb2.ERROR
         }
-        self._bounded = np.array(list(sizes), np.int64)
-        self._sizes = np.array(list(sizes.values()), np.uint64)[:, None]
+        self._bounded = np.array(list(ranges), np.int64)
+        self._firsts = np.array([each.first for each in ranges.values()], np.int64)[:, None]
+        self._sizes = np.array([each.size for each in ranges.values()], np.uint64)[:, None]
 
     def encode(self, columns: Mapping[str, pb.Column], rows: int, *, shared: bool = False) -> Encoded:
         """The arrays of R rows: int64 [R, S] and float32 [R, D].
@@ -98,7 +99,7 @@ class Half:
         dense = np.frombuffer(b"".join(floats), FLOAT32).reshape(len(floats), rows)
         if len(self._bounded):
             bounded = raw[self._bounded]
-            if ((bounded.view(np.uint64) >= self._sizes) & (bounded != MISSING)).any():
+            if ((offsets(bounded, self._firsts) >= self._sizes) & (bounded != MISSING)).any():
                 return None
         if np.isinf(dense).any():
             return None

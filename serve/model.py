@@ -10,8 +10,8 @@ import numpy.typing as npt
 from ..protos import manifest, manifest_pb2
 from ..protos.encode import Encoded, Float32s
 from ..protos.errors import OutOfRange, TooLarge, WrongLength
-from ..protos.ids import MISSING
-from ..protos.schema import fingerprint, layout
+from ..protos.ids import MISSING, offsets
+from ..protos.schema import fingerprint, layout, told_range
 from . import golden, tuning
 from .graph import LOGIT, Graph, told
 from .settings import Device, Limits, Version
@@ -60,10 +60,10 @@ class Model:
         return {name: each for name, each in widths.items() if each[1]}
 
     @cached_property
-    def bounded(self) -> list[tuple[str, int, int, int]]:
-        """The features whose ids are refused out of range: name, first slot, number of slots, size."""
+    def bounded(self) -> list[tuple[str, int, int, manifest_pb2.IdRange]]:
+        """The features whose ids are refused out of range: name, first slot, number of slots, range."""
         return [
-            (feature.name, *self.layout.slots[feature.name], feature.id.size)
+            (feature.name, *self.layout.slots[feature.name], feature.id)
             for feature in self.schema.features
             if feature.WhichOneof("encoding") == "id" and feature.id.out_of_range == manifest_pb2.ERROR
         ]
@@ -105,13 +105,13 @@ class Model:
         Raises:
             OutOfRange: an id, or a number that is infinite.
         """
-        for name, start, length, size in self.bounded:  # of features, so that there are ids
+        for name, start, length, held in self.bounded:  # of features, so that there are ids
             raw = inputs[IDS][:, start : start + length]
-            outside = ((raw < 0) | (raw >= size)) & (raw != MISSING)
+            outside = (offsets(raw, held.first) >= np.uint64(held.size)) & (raw != MISSING)
             if outside.any():
                 row, slot = (int(each) for each in np.argwhere(outside)[0])
                 raise OutOfRange(
-                    f"an id of feature {name!r} lies in [0, {size})",
+                    f"an id of feature {name!r} lies in {told_range(held.first, held.size)}",
                     found=str(raw[row, slot]),
                     where=f"input {IDS!r}, row {row}, slot {start + slot}",
                     remedy=f"Send {MISSING} for an id that is not known",

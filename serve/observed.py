@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..protos import manifest_pb2 as pb
 from ..protos.encode import Encoded, Float32s
-from ..protos.ids import MISSING, Int64s
+from ..protos.ids import MISSING, Int64s, offsets
 from ..protos.schema import layout
 from .sides import Apart
 
@@ -85,9 +85,10 @@ class Fields:
         self._names = [*places.slots, *places.dense]
         self._starts = np.array([start for start, _ in places.slots.values()], np.int64)
         self._columns = np.array(list(places.dense.values()), np.int64)
-        sizes = {each.name: each.id.size for each in schema.features if each.WhichOneof("encoding") == "id"}
-        self._ranged = np.array([name in sizes for name in places.slots], np.bool_)
-        self._sizes = np.array([sizes[name] for name in places.slots if name in sizes], np.uint64)
+        ranges = {each.name: each.id for each in schema.features if each.WhichOneof("encoding") == "id"}
+        self._ranged = np.array([name in ranges for name in places.slots], np.bool_)
+        self._firsts = np.array([ranges[name].first for name in places.slots if name in ranges], np.int64)
+        self._sizes = np.array([ranges[name].size for name in places.slots if name in ranges], np.uint64)
         self._values, self._missing = (np.zeros(len(self._names), np.int64) for _ in range(2))
         self._unseen = np.zeros(len(self._sizes), np.int64)
         self._kept: dict[bytes, tuple[_Places, list[Encoded]]] = {}  # by the split
@@ -141,8 +142,8 @@ class Fields:
             missing = (raw == MISSING).sum(axis=0)
             self._values[places.features] += len(raw)
             self._missing[places.features] += missing
-            outside = raw[:, places.ranged].view(np.uint64) >= self._sizes[places.sizes]  # below zero is beyond, too
-            self._unseen[places.sizes] += outside.sum(axis=0) - missing[places.ranged]
+            outside = offsets(raw[:, places.ranged], self._firsts[places.ranges]) >= self._sizes[places.ranges]
+            self._unseen[places.ranges] += outside.sum(axis=0) - missing[places.ranged]
         if len(places.dense):
             self._values[places.numbers] += len(numbers)
             self._missing[places.numbers] += np.isnan(numbers[:, places.dense]).sum(axis=0)
@@ -151,8 +152,8 @@ class Fields:
         features, ids = _within(self._starts, slots)
         numbers, dense = _within(self._columns, columns)
         ranged = np.flatnonzero(self._ranged[features])
-        sizes = (np.cumsum(self._ranged) - 1)[features][ranged]
-        return _Places(features, ids, ranged, sizes, numbers + len(self._starts), dense)
+        ranges = (np.cumsum(self._ranged) - 1)[features][ranged]
+        return _Places(features, ids, ranged, ranges, numbers + len(self._starts), dense)
 
 
 @dataclass(frozen=True)
@@ -160,14 +161,14 @@ class _Places:
     """Where a side's values stand, and where they are counted; worked out once for each split of the schema.
 
     features, ids: of features with ids, by position, and where each begins in the side's ids.
-    ranged, sizes: which of these can be out of range, and where their sizes stand.
+    ranged, ranges: which of these can be out of range, and where their ranges stand.
     numbers, dense: of numbers, by position, and which columns of the side's they are.
     """
 
     features: Int64s
     ids: Int64s
     ranged: Int64s
-    sizes: Int64s
+    ranges: Int64s
     numbers: Int64s
     dense: Int64s
 

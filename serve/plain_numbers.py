@@ -9,7 +9,7 @@ from operator import itemgetter, mul
 
 import numpy as np
 
-from ..protos.ids import MISSING, Int64s, UInt64s
+from ..protos.ids import MISSING, Int64s, UInt64s, offsets
 from .columns import FLOAT32, INT64
 from .graph import Graph
 from .model import CANDIDATE_DENSE, CANDIDATE_IDS, CONTEXT_DENSE, CONTEXT_IDS, DENSE, IDS, Inputs, Model, are_finite
@@ -21,13 +21,15 @@ EMPTY = -1  # the place of a part without values
 class _Filled:
     """An input, (R, C), whose values begin at a byte.
 
-    bounded, sizes: its columns whose ids are refused out of range, and, (…, 1), their ranges' sizes.
+    bounded, firsts, sizes: its columns whose ids are refused out of range, and, (…, 1), where those ranges begin and
+        how many ids they hold.
     """
 
     name: str
     shape: tuple[int, int]
     start: int
     bounded: Int64s
+    firsts: Int64s
     sizes: UInt64s
 
 
@@ -50,7 +52,7 @@ class PlainNumbers:
         self._dtype = INT64 if ids else FLOAT32
         columns, times = [EMPTY], [1]  # the place of each, and how often its values are taken; one that is always there
         self._inputs: list[_Filled] = []
-        sizes = {name: size for name, _, _, size in model.bounded}
+        ranges = {name: each for name, _, _, each in model.bounded}
         start = 0
         for name in (IDS, CONTEXT_IDS, CANDIDATE_IDS) if ids else (DENSE, CONTEXT_DENSE, CANDIDATE_DENSE):
             if name not in graph.names:
@@ -64,10 +66,11 @@ class PlainNumbers:
             count = 1 if shared else rows
             columns += [places[each] for each in held]
             times += [count if each in context else 1 for each in held]
-            bounded = [each for each in held if each in sizes]
+            bounded = [each for each in held if each in ranges]
             within = np.array([held.index(each) for each in bounded], np.int64)
-            least = np.array([[sizes[each]] for each in bounded], np.uint64)
-            self._inputs.append(_Filled(name, (len(held), count), start, within, least))
+            firsts = np.array([[ranges[each].first] for each in bounded], np.int64)
+            sizes = np.array([[ranges[each].size] for each in bounded], np.uint64)
+            self._inputs.append(_Filled(name, (len(held), count), start, within, firsts, sizes))
             start += len(held) * count * self._dtype.itemsize
         self._count = start // self._dtype.itemsize
         self._values_of, self._times = itemgetter(*columns), times if max(times) > 1 else None
@@ -82,7 +85,7 @@ class PlainNumbers:
             array = np.ndarray(each.shape, self._dtype, data, each.start)
             if len(each.bounded):
                 ids = array[each.bounded]
-                if np.count_nonzero((ids.view(np.uint64) >= each.sizes) & (ids != MISSING)):
+                if np.count_nonzero((offsets(ids, each.firsts) >= each.sizes) & (ids != MISSING)):
                     return False
             found[each.name] = array.T.copy()
         return True

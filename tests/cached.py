@@ -21,7 +21,7 @@ group = "user"
 split = { by = "share", valid = 0.2, test = 0.1 }
 [features]
 user = { kind = "categorical", encoding = "vocabulary", min_count = 2 }
-hour = { kind = "categorical", encoding = "id", size = 24, out_of_range = "error" }
+hour = { kind = "categorical", encoding = "id", first = -5, size = 24, out_of_range = "error" }
 item = { kind = "categorical", encoding = "hash", buckets = 300 }
 tags = { kind = "bag", encoding = "vocabulary", max_length = 2 }
 age = { kind = "dense", transform = "bucket", buckets = 5 }
@@ -45,7 +45,7 @@ def write_kinds(folder: Path, seed: int = 1, first: int = 0) -> Path:
             tags = " ".join(f"t{tag + first}" for tag in draw.integers(0, 6, draw.integers(0, 4)))
             user = "" if row % 50 == 7 else f"u{int(draw.pareto(1)) % 40 + first}"
             price, size = "" if row % 9 == 0 else f"{draw.normal():.3f}", draw.integers(0, 9)
-            values = [user, draw.integers(0, 24), f"é{draw.integers(0, 99)}", tags, draw.integers(18, 80), price, size]
+            values = [user, draw.integers(-5, 19), f"é{draw.integers(0, 99)}", tags, draw.integers(18, 80), price, size]
             lines.append(",".join(map(str, [*values, draw.integers(1, 4), row % 3 % 2])))
         (folder / f"rows{file}.csv").write_text("\n".join(lines) + "\n")
     (folder / "kinds.toml").write_text(KINDS)

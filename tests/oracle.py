@@ -147,7 +147,7 @@ def _real_items(schema: pb.Schema, raw_ids: Array) -> dict[str, list[list[bool]]
 def _id(feature: pb.Feature, kept: dict[int, int], raw: int) -> int:
     kind = feature.WhichOneof("encoding")
     if kind == "id":
-        return raw if 0 <= raw < feature.id.size else feature.id.size
+        return raw - feature.id.first if 0 <= raw - feature.id.first < feature.id.size else feature.id.size
     if kind == "hash":
         return fmix64((raw & MASK) ^ feature.hash.seed) % feature.hash.buckets
     return kept.get(raw, 0)

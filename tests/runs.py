@@ -21,11 +21,16 @@ KEPT = 64  # rows to calibrate with, and to validate on
 EXTREMES = np.array([MISSING, MISSING + 1, -1, 0, 1, 2**31, 2**33 + 1, 2**62, 2**63 - 2, 2**63 - 1], np.int64)
 
 
-def categorical(name: str, encoding: str, size: int, *, bag: int = 0, mean: bool = False, seed: int = 0) -> pb.Feature:
-    """A feature of about `size` ids: encoding is id, hash, vocabulary or bucket; `bag` is the longest bag's length."""
+def categorical(
+    name: str, encoding: str, size: int, *, bag: int = 0, mean: bool = False, seed: int = 0, first: int = 0
+) -> pb.Feature:
+    """A feature of about `size` ids: encoding is id, hash, vocabulary or bucket.
+
+    bag: the longest bag's length. first: where the range of an id begins.
+    """
     feature = pb.Feature(name=name, side=pb.CANDIDATE, values=pb.FLOAT if encoding == "bucket" else pb.INTEGER)
     if encoding == "id":
-        feature.id.CopyFrom(pb.IdRange(size=size, out_of_range=pb.RARE))
+        feature.id.CopyFrom(pb.IdRange(first=first, size=size, out_of_range=pb.RARE))
     elif encoding == "hash":
         feature.hash.CopyFrom(pb.Hash(buckets=size, seed=seed))
     elif encoding == "vocabulary":
@@ -218,7 +223,7 @@ def rows(
         first, slots = places.slots[feature.name]
         shape = (count, slots)
         size = min(schema.cardinality(feature) + 2, 2**62)
-        raw = rng.integers(0, size, shape, np.int64)
+        raw = rng.integers(0, size, shape, np.int64) + feature.id.first
         kept = found.get(f"vocabulary.{feature.name}.values", np.zeros(0, np.int64))
         if len(kept):
             raw = np.where(rng.random(shape) < 0.7, rng.choice(kept, shape), raw)

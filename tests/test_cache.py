@@ -197,12 +197,12 @@ def test_an_id_out_of_its_range_is_a_bad_row(kinds: Path, tmp_path: Path) -> Non
     path = kinds.parent / "rows2.csv"
     lines = path.read_text().splitlines()
     user, _, rest = lines[17].split(",", 2)
-    lines[17] = f"{user},24,{rest}"
+    lines[17] = f"{user},19,{rest}"
     path.write_text("\n".join(lines) + "\n")
     usual = ("encode", kinds, "--quiet", "--jobs", "1")
     told = quorem(*usual, "--out", tmp_path / "none", check=2).stderr
     assert f"row 17 of {path}, column 'hour'" in told
-    assert "[0, 24)" in told
+    assert "[-5, 19)" in told
     quorem(*usual, "--out", tmp_path / "some", "--bad-rows", "0.01")
     assert json.loads((tmp_path / "some" / "manifest.json").read_text())["bad"]["rows"] == 1
 

@@ -180,6 +180,20 @@ def test_an_id_range_that_refuses() -> None:
         assert (caught.value.where, caught.value.found) == ("column 'seat', value 1", str(bad))
 
 
+@pytest.mark.parametrize(("first", "last"), [(-2, 2), (957, 961), (2**63 - 5, 2**63 - 1), (1 - 2**63, 5 - 2**63)])
+def test_an_id_range_that_begins_elsewhere_refuses_on_both_sides(first: int, last: int) -> None:
+    seat = pb.Feature(name="seat", values=pb.INTEGER, id=pb.IdRange(first=first, size=5, out_of_range=pb.ERROR))
+    assert ids(seat, Column(integers=integers(first, last, 7), missing=flags(0, 0, 1)), 3) == [
+        [first],
+        [last],
+        [MISSING],
+    ]
+    for bad in (each for each in (first - 1, last + 1) if MISSING < each < 2**63):
+        with pytest.raises(OutOfRange, match=rf"\[{first}, {last + 1}\)") as caught:
+            ids(seat, Column(integers=integers(first, bad)), 2)
+        assert (caught.value.where, caught.value.found) == ("column 'seat', value 1", str(bad))
+
+
 def test_an_id_range_with_a_rare_id_takes_everything() -> None:
     assert ids(ROOM, Column(integers=integers(-1, 5)), 2) == [[-1], [5]]
 

@@ -220,6 +220,16 @@ def test_id_ranges(tmp_path: Path, size: int) -> None:
     ids_in_graph(tmp_path, encoded(features), {"x": np.zeros(1)}, 200)
 
 
+@pytest.mark.parametrize(
+    ("first", "size"),
+    [(957, 4082), (-3, 7), (2**63 - 5, 5), (1 - 2**63, 7), (1 - 2**63, 2**63 - 2), (2, 2**63 - 2), (2**62, 2**62)],
+)
+def test_id_ranges_that_begin_elsewhere(tmp_path: Path, first: int, size: int) -> None:
+    features = [runs.categorical("a", "id", size, first=first), runs.categorical("b", "id", 5)]
+    features.append(runs.categorical("bag", "id", 9, bag=2, first=-2))
+    ids_in_graph(tmp_path, encoded(features), {"x": np.zeros(1)}, 300)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
 @pytest.mark.parametrize("buckets", [1, 1000, 2**62, 2**63 - 1])
 def test_hashes(tmp_path: Path, buckets: int, seed: int) -> None:

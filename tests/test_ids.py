@@ -134,6 +134,25 @@ def test_the_edges_of_an_id_range() -> None:
     assert found.tolist() == [2**62, 0, 2**62 - 1, 2**62, 2**62, 2**62]
 
 
+@st.composite
+def ranges(draw: st.DrawFn) -> tuple[int, int]:
+    """The first value and the size of a range that lies within int64, above the code of a missing value."""
+    size = draw(st.integers(1, 2**63 - 2) | st.integers(1, 8))
+    last = 2**63 - size
+    return draw(
+        st.integers(-(2**63) + 1, last) | st.sampled_from([1 - 2**63, last]) | st.integers(-9, min(9, last))
+    ), size
+
+
+@given(raw=st.lists(int64s, min_size=1), held=ranges())
+def test_a_range_may_begin_anywhere(raw: list[int], held: tuple[int, int]) -> None:
+    first, size = held
+    values = [*raw, ids.MISSING, first, first - 1, first + size - 1, min(first + size, 2**63 - 1)]
+    found = ids.ids_of(pb.Feature(id=pb.IdRange(first=first, size=size)), array(values)).tolist()
+    assert found == [each - first if first <= each < first + size else size for each in values]
+    assert found[len(raw)] == size, "a missing value is in no range"
+
+
 @given(st.lists(st.lists(int64s, min_size=3, max_size=3), min_size=1))
 def test_ids_keep_the_shape_of_their_raw_values(raw: list[list[int]]) -> None:
     feature, grid = pb.Feature(id=pb.IdRange(size=5)), np.array(raw, np.int64)

@@ -45,6 +45,7 @@ def test_the_facts_of_a_run_counted_by_hand(run: Path, capsys: pytest.CaptureFix
         "side": "context",
         "values": "integer",
         "encoding": "id",
+        "first": 0,
         "bag": None,
         "reserve": None,
         "cardinality": 100,

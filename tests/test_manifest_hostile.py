@@ -176,6 +176,18 @@ HOSTILE_TEXTS: dict[str, tuple[Callable[[Json], object], type[QuoremError], str]
     "a bag without pooling": (feature(CITY, bag={"max_length": 3}), Malformed, "pooling"),
     "no ids": (feature(USER, id={"size": 0, "out_of_range": "RARE"}), Malformed, "2^63"),
     "too many ids": (feature(USER, id={"size": 2**63 - 1, "out_of_range": "RARE"}), Malformed, "2^63"),
+    "ids past int64": (feature(USER, id={"first": 2, "size": 2**63 - 1, "out_of_range": "RARE"}), Malformed, "2^63"),
+    "a range past int64": (
+        feature(USER, id={"first": 2**63 - 98, "size": 99, "out_of_range": "RARE"}),
+        Malformed,
+        "2^63",
+    ),
+    "a range of missing": (
+        feature(USER, id={"first": -(2**63), "size": 99, "out_of_range": "RARE"}),
+        Malformed,
+        "2^63",
+    ),
+    "a first past int64": (feature(USER, id={"first": 2**63, "size": 1, "out_of_range": "RARE"}), Malformed, "first"),
     "no rule for outside ids": (feature(USER, id={"size": 99}), Malformed, "outside"),
     "no buckets": (feature(AD, hash={}), Malformed, "2^63"),
     "too many buckets": (feature(AD, hash={"buckets": 2**63}), Malformed, "2^63"),

@@ -290,6 +290,10 @@ SCHEMAS: dict[str, tuple[Callable[[pb.Schema], object], str]] = {
         lambda schema: of(schema, "cité 🦆").vocabulary.MergeFrom(pb.Vocabulary(size=7)),
         "'cité 🦆' has 8 ids instead of 7 ids",
     ),
+    "first": (
+        lambda schema: of(schema, "user").id.MergeFrom(pb.IdRange(first=-3)),
+        "'user' has ids from -3 instead of ids",
+    ),
     "encoding": (to_hash, "'user' has encoding hash instead of encoding id"),
     "values": (lambda schema: of(schema, "ad").MergeFrom(pb.Feature(values=pb.INTEGER)), "'ad' has integer values"),
     "side": (lambda schema: of(schema, "ad").MergeFrom(pb.Feature(side=pb.CONTEXT)), "side context instead of side c"),

@@ -140,6 +140,7 @@ def test_csv_and_parquet_of_the_same_classes_give_the_same_bytes(cars: Path) -> 
 
 INTEGERS = (
     "features.car={kind='categorical',encoding='id',size=6}",
+    "features.car={kind='categorical',encoding='id',first=-1,size=6}",
     "features.car={kind='categorical',encoding='vocabulary',values='integer'}",
     "features.car={kind='bag',encoding='vocabulary',values='integer',max_length=2}",
 )
@@ -159,6 +160,9 @@ def test_integers_are_keys_as_they_are_values(cars: Path, feature: str, monkeypa
     rare = found.index((0,))
     assert rare == (6 if "size" in feature else 0)
     assert len(found) == 7
+    if "first" in feature:
+        told = train(cars, "none", feature.replace("-1", "-3"), f"embedding.fields.car={field}", check=2)
+        assert told["found"] == "no row for 2 of 6 values: -3, -2"
 
 
 def test_a_missing_value_has_the_row_of_the_empty_key(cars: Path) -> None:

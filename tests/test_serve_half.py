@@ -11,13 +11,14 @@ from quorem.serve.columns import decode, encode
 from quorem.serve.sides import Sides
 
 ROWS = 5
+FIRST = {"a": 0, "b": 100, "strict": -4}
 
 
 def schema() -> manifest_pb2.Schema:
     found = manifest_pb2.Schema()
-    for name in ("a", "b", "strict"):
+    for name, first in FIRST.items():
         rule = manifest_pb2.ERROR if name == "strict" else manifest_pb2.RARE
-        kind = manifest_pb2.IdRange(size=9, out_of_range=rule)
+        kind = manifest_pb2.IdRange(first=first, size=9, out_of_range=rule)
         found.features.add(name=name, values=manifest_pb2.INTEGER, side=manifest_pb2.CANDIDATE, id=kind)
     bag = manifest_pb2.Bag(max_length=3, pooling=manifest_pb2.MEAN)
     hashed = manifest_pb2.Hash(buckets=50)
@@ -38,7 +39,10 @@ def columns(seed: int, flagged: frozenset[str]) -> dict[str, Column]:
 
     return {
         "tags": Column(strings=[b"t%d" % each for each in rng.integers(0, 9, lengths.sum())], lengths=lengths),
-        **{name: Column(integers=rng.integers(0, 9, ROWS), missing=missing(name)) for name in ("strict", "b", "a")},
+        **{
+            name: Column(integers=rng.integers(0, 9, ROWS) + first, missing=missing(name))
+            for name, first in FIRST.items()
+        },
         "c": Column(strings=[b"s%d" % each for each in rng.integers(0, 9, ROWS)], missing=missing("c")),
         "y": Column(integers=rng.integers(0, 9, ROWS)) if "y" in flagged else Column(floats=_floats(rng)),
         "x": Column(floats=_floats(rng), missing=missing("x")),
@@ -66,8 +70,8 @@ def test_any_mix_of_columns_in_any_order_is_encoded_as_the_encoder_does(seed, fl
 @pytest.mark.parametrize(
     ("name", "column", "error", "said"),
     [
-        ("strict", Column(integers=np.array([0, 1, 9, 2, 3])), OutOfRange, "'strict', value 2"),
-        ("strict", Column(integers=np.array([0, -1, 8, 2, 3])), OutOfRange, "'strict', value 1"),
+        ("strict", Column(integers=np.array([0, -4, 5, 4, 3])), OutOfRange, "'strict', value 2"),
+        ("strict", Column(integers=np.array([0, -5, 4, 2, 3])), OutOfRange, "'strict', value 1"),
         ("x", Column(floats=np.array([0, 1, np.inf, 0, 0], np.float32)), OutOfRange, "'x', row 2"),
         ("a", Column(integers=np.arange(4)), WrongLength, "4 values for 5 rows"),
         ("y", Column(floats=np.zeros(6, np.float32)), WrongLength, "6 values for 5 rows"),

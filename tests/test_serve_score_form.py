@@ -28,6 +28,7 @@ from turns import Outcome, alone, prepare, same, together
 
 CONTEXT = ("user", "age", "group")
 SIZES = {"group": 9, "kind": 7}  # of the features whose ids are refused out of range
+FIRST = {"group": 0, "kind": -3}
 FLAWS = {
     "out of range": {"int64s": np.array([1 << 40]).tobytes()},
     "infinite": {"float32s": np.array([-np.inf], "<f4").tobytes()},
@@ -43,7 +44,7 @@ FLAWS = {
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids = [runs.categorical(name, "hash", 300) for name in ("item", "user", "shop")]
-    strict = [runs.categorical(name, "id", size) for name, size in SIZES.items()]
+    strict = [runs.categorical(name, "id", size, first=FIRST[name]) for name, size in SIZES.items()]
     for feature in strict:
         feature.id.out_of_range = manifest_pb2.ERROR
     described = [ids[0], strict[0], runs.number("price"), ids[1], runs.number("age"), strict[1], ids[2]]
@@ -68,7 +69,7 @@ def fresh(model: Model) -> Repository:
 def columns(seed: int, rows: int) -> dict[str, Column]:
     rng = np.random.default_rng(seed)
     found = {name: Column(integers=rng.integers(-9, 2**40, rows)) for name in ("item", "user", "shop")}
-    found |= {name: Column(integers=rng.integers(0, size, rows)) for name, size in SIZES.items()}
+    found |= {name: Column(integers=rng.integers(0, size, rows) + FIRST[name]) for name, size in SIZES.items()}
     floats = rng.normal(size=(2, rows)).astype("<f4")
     floats[rng.random((2, rows)) < 0.2] = np.nan
     return found | {name: Column(floats=each) for name, each in zip(("price", "age"), floats, strict=True)}

@@ -33,7 +33,7 @@ def provisional_schema(features: Mapping[str, FeatureConfig]) -> pb.Schema:
             continue
         feature.values = pb.INTEGER if config.integers else pb.STRING
         if config.encoding == "id":
-            feature.id.size = config.size or 0
+            feature.id.first, feature.id.size = config.first, config.size or 0
             feature.id.out_of_range = pb.ERROR if config.out_of_range == "error" else pb.RARE
         elif config.encoding == "hash":
             feature.hash.buckets, feature.hash.seed = int(config.buckets or 0), config.seed

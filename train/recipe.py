@@ -13,7 +13,10 @@ from .section import Section
 
 
 class FeatureConfig(Section):
-    """One column. Which keys apply depends on `kind` and `encoding`; the others are refused."""
+    """One column. Which keys apply depends on `kind` and `encoding`; the others are refused.
+
+    first, size: id only: the values first … first + size - 1 are ids 0 … size - 1, all others the rare id or an error.
+    """
 
     kind: Literal["dense", "categorical", "bag"]
     side: Literal["context", "candidate"] = "candidate"
@@ -21,6 +24,7 @@ class FeatureConfig(Section):
     values: Literal["string", "integer"] | None = None
     min_count: int = Field(default=1, ge=1, lt=2**32)
     reserve: float | None = Field(default=None, ge=0, le=1000)
+    first: int = Field(default=0, gt=-(2**63), lt=2**63)
     size: int | None = Field(default=None, ge=1, lt=2**63 - 1)
     out_of_range: Literal["rare", "error"] = "rare"
     buckets: int | Literal["log2"] | None = None
@@ -43,12 +47,14 @@ class FeatureConfig(Section):
                 raise ValueError("a categorical or bag feature names its `encoding`: id, hash or vocabulary")
             allowed = {"encoding", "values"}
             allowed |= {
-                "id": {"size", "out_of_range"},
+                "id": {"first", "size", "out_of_range"},
                 "hash": {"buckets", "seed"},
                 "vocabulary": {"min_count", "reserve"},
             }[self.encoding]
             if self.encoding == "id" and (self.size is None or self.values == "string"):
                 raise ValueError('encoding = "id" needs `size` and takes integers')
+            if self.first + (self.size or 0) > 2**63:
+                raise ValueError("an id range ends within int64: `first` + `size` is at most 2^63")
             if self.encoding == "hash" and not (isinstance(self.buckets, int) and 1 <= self.buckets < 2**63):
                 raise ValueError('encoding = "hash" needs `buckets`, from 1 to 2^63 - 1')
             if self.kind == "bag":

@@ -151,7 +151,8 @@ class _Reader:
         name, keys = self.feature.name, self.table.keys
         plain = pb.Feature(name=name, side=self.feature.side, values=self.feature.values)
         if self.feature.WhichOneof("encoding") == "id":
-            plain.id.CopyFrom(pb.IdRange(size=self.feature.id.size, out_of_range=pb.RARE))
+            plain.id.CopyFrom(self.feature.id)
+            plain.id.out_of_range = pb.RARE
         else:
             plain.vocabulary.CopyFrom(self.feature.vocabulary)
         columns = to_columns(pa.table({name: keys}), {name: self.config.model_copy(update={"kind": "categorical"})})
@@ -204,7 +205,7 @@ class _Reader:
     def _values(self, ids: Int64s) -> list[str]:
         """What these ids stand for, in words; strings are looked up in the training rows."""
         if self.vocabulary is None:
-            return [str(id) for id in ids]
+            return [str(id + self.feature.id.first) for id in ids.tolist()]
         places = np.argsort(self.vocabulary.ids)
         raw = [int(self.vocabulary.values[places[id - 1]]) for id in ids]
         if self.config.integers:

@@ -53,7 +53,7 @@ def drawn(schema: manifest_pb2.Schema, most_rows: int) -> Columns:
     """Uniform ids and normal numbers: 16 batches' worth, more rows than any cache holds."""
     rng, rows = np.random.default_rng(5), BATCHES * most_rows
     return {
-        feature.name: Column(integers=rng.integers(0, feature.id.size, rows))
+        feature.name: Column(integers=rng.integers(0, feature.id.size, rows) + feature.id.first)
         if feature.HasField("id")
         else Column(floats=rng.standard_normal(rows, np.float32))
         for feature in schema.features

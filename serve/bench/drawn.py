@@ -66,7 +66,7 @@ def _column(feature: manifest_pb2.Feature, rows: int, rng: np.random.Generator) 
     id_range = max(1, sizes[kind]) if kind in sizes else DISTINCT_IDS
     ranks = _zipf(id_range, rows if lengths is None else int(lengths.sum()), rng)
     if feature.values == manifest_pb2.INTEGER:
-        return Column(integers=ranks, lengths=lengths)
+        return Column(integers=ranks + feature.id.first, lengths=lengths)  # 0 of another encoding
     return Column(strings=[b"%d" % rank for rank in ranks], lengths=lengths)
 
 

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ...protos import manifest_pb2 as pb
 from ...protos.encode import encode
 from ...protos.errors import DataError, QuoremError
-from ...protos.ids import MISSING, Int64s
+from ...protos.ids import MISSING, Int64s, offsets
 from ...protos.manifest import write_atomically
-from ...protos.schema import layout
+from ...protos.schema import layout, told_range
 from ..columns import to_columns
 from ..recipe import FeatureConfig
 from ..sources.columns import Place, Request
@@ -156,11 +156,11 @@ def _checked(scan: Scan, batch: pa.RecordBatch, path: str, before: int) -> pa.Re
     whole = conform_batch(batch, scan.request, path, before)
     for name, config in scan.features.items():
         if config.kind == "categorical" and config.out_of_range == "error":
-            ids = whole.column(name).fill_null(0).to_numpy()
-            outside = np.flatnonzero((ids < 0) | (ids >= (config.size or 0)))
+            ids, size = whole.column(name).fill_null(config.first).to_numpy(), config.size or 0
+            outside = np.flatnonzero(offsets(ids, config.first) >= np.uint64(size))
             if len(outside):
                 raise DataError(
-                    f"an id lies in [0, {config.size})",
+                    f"an id lies in {told_range(config.first, size)}",
                     found=str(ids[outside[0]]),
                     where=Place(path, name, before).at(int(outside[0])),
                     remedy='Correct it, leave it empty, or say out_of_range = "rare"',
