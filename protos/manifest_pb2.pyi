@@ -438,7 +438,7 @@ class Attention(_message.Message):
     def __init__(self, vectors: _Optional[int] = ..., dim: _Optional[int] = ..., heads: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
 
 class Search(_message.Message):
-    __slots__ = ("format_version", "method", "model", "seed", "schema", "choices", "valid_metrics", "test_metrics", "files")
+    __slots__ = ("format_version", "method", "model", "seed", "schema", "choices", "valid_metrics", "test_metrics", "files", "budget")
     class ValidMetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -462,6 +462,7 @@ class Search(_message.Message):
     VALID_METRICS_FIELD_NUMBER: _ClassVar[int]
     TEST_METRICS_FIELD_NUMBER: _ClassVar[int]
     FILES_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     method: str
     model: str
@@ -471,19 +472,56 @@ class Search(_message.Message):
     valid_metrics: _containers.ScalarMap[str, float]
     test_metrics: _containers.ScalarMap[str, float]
     files: _containers.RepeatedCompositeFieldContainer[File]
-    def __init__(self, format_version: _Optional[int] = ..., method: _Optional[str] = ..., model: _Optional[str] = ..., seed: _Optional[int] = ..., schema: _Optional[_Union[Schema, _Mapping]] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., valid_metrics: _Optional[_Mapping[str, float]] = ..., test_metrics: _Optional[_Mapping[str, float]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ...) -> None: ...
+    budget: Budget
+    def __init__(self, format_version: _Optional[int] = ..., method: _Optional[str] = ..., model: _Optional[str] = ..., seed: _Optional[int] = ..., schema: _Optional[_Union[Schema, _Mapping]] = ..., choices: _Optional[_Iterable[_Union[Choice, _Mapping]]] = ..., valid_metrics: _Optional[_Mapping[str, float]] = ..., test_metrics: _Optional[_Mapping[str, float]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ...) -> None: ...
+
+class Budget(_message.Message):
+    __slots__ = ("asked", "bytes", "taken", "full", "smallest", "price", "rows")
+    ASKED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    FULL_FIELD_NUMBER: _ClassVar[int]
+    SMALLEST_FIELD_NUMBER: _ClassVar[int]
+    PRICE_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    asked: str
+    bytes: int
+    taken: int
+    full: int
+    smallest: int
+    price: float
+    rows: int
+    def __init__(self, asked: _Optional[str] = ..., bytes: _Optional[int] = ..., taken: _Optional[int] = ..., full: _Optional[int] = ..., smallest: _Optional[int] = ..., price: _Optional[float] = ..., rows: _Optional[int] = ...) -> None: ...
+
+class Option(_message.Message):
+    __slots__ = ("scheme", "rows", "dim", "bits", "bytes", "loss")
+    SCHEME_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    DIM_FIELD_NUMBER: _ClassVar[int]
+    BITS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    scheme: Scheme
+    rows: _containers.RepeatedScalarFieldContainer[int]
+    dim: int
+    bits: int
+    bytes: int
+    loss: float
+    def __init__(self, scheme: _Optional[_Union[Scheme, str]] = ..., rows: _Optional[_Iterable[int]] = ..., dim: _Optional[int] = ..., bits: _Optional[int] = ..., bytes: _Optional[int] = ..., loss: _Optional[float] = ...) -> None: ...
 
 class Choice(_message.Message):
-    __slots__ = ("feature", "candidates", "probabilities", "dim")
+    __slots__ = ("feature", "candidates", "probabilities", "dim", "options")
     FEATURE_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     DIM_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
     feature: str
     candidates: _containers.RepeatedScalarFieldContainer[int]
     probabilities: _containers.RepeatedScalarFieldContainer[float]
     dim: int
-    def __init__(self, feature: _Optional[str] = ..., candidates: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ..., dim: _Optional[int] = ...) -> None: ...
+    options: _containers.RepeatedCompositeFieldContainer[Option]
+    def __init__(self, feature: _Optional[str] = ..., candidates: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ..., dim: _Optional[int] = ..., options: _Optional[_Iterable[_Union[Option, _Mapping]]] = ...) -> None: ...
 
 class Training(_message.Message):
     __slots__ = ("source", "seed", "device", "best_epoch", "train_rows", "valid_rows", "test_rows", "valid_metrics", "test_metrics", "negative_rate", "label", "from_sha256")

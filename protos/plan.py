@@ -245,10 +245,9 @@ def weight_bytes(field: pb.Field) -> int:
     return sum(_bytes_of(table, table.dim) for table in field.tables)
 
 
-def _bytes_of(table: pb.Table, dim: int) -> int:
-    if table.bits:
-        return table.rows * stride(table.bits, dim) + dim * GRID_BYTES
-    return table.rows * dim * FLOAT_BYTES
+def _bytes_of(table: pb.Table, dim: int, bits: int | None = None) -> int:
+    own = table.bits if bits is None else bits
+    return table.rows * stride(own, dim) + dim * GRID_BYTES if own else table.rows * dim * FLOAT_BYTES
 
 
 def float_bytes(field: pb.Field) -> int:
@@ -281,9 +280,10 @@ def parameters_at(field: pb.Field, dim: int) -> int:
     return sum(table.rows * width for table, width in zip(field.tables, _dims_at(field, dim), strict=True))
 
 
-def bytes_at(field: pb.Field, dim: int) -> int:
-    """`table_bytes` if the field's vectors had another dim."""
-    held = sum(_bytes_of(table, width) for table, width in zip(field.tables, _dims_at(field, dim), strict=True))
+def bytes_at(field: pb.Field, dim: int, bits: int | None = None) -> int:
+    """`table_bytes` if the field's vectors had another dim, and its numbers other `bits`; 0 for float32."""
+    dims = _dims_at(field, dim)
+    held = sum(_bytes_of(table, width, bits) for table, width in zip(field.tables, dims, strict=True))
     return held + class_bytes(field)
 
 

@@ -79,15 +79,20 @@ class Model(nn.Module):
         Under autocast the layers run in its type; lookups and what composes vectors do not.
         """
         with torch.autocast(ids.device.type, enabled=False):
-            values, norm = self._inputs(ids, numbers)
+            values, norm = self.inputs(ids, numbers)
+        return self.score(values).to(norm.dtype), norm
+
+    def score(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B,) of the net's inputs, (B, width) each."""
+        values = dict(inputs)
         for layer in self.net.layers:
             kind = layer.WhichOneof("kind")
             assert kind is not None
             values[layer.name] = KINDS[kind](layer, self.module_of(layer), [values[name] for name in layer.inputs])
-        return values[self.net.layers[-1].name].squeeze(1).to(norm.dtype), norm
+        return values[self.net.layers[-1].name].squeeze(1)
 
-    def _inputs(self, ids: Tensor, numbers: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """The net's inputs by name, and the norm."""
+    def inputs(self, ids: Tensor, numbers: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The net's inputs by name, (B, width) each, and the norm of `forward`."""
         looked: Looked = {}
         embeddings, touched = self.embedding(ids, looked)
         values = {EMBEDDINGS: embeddings}

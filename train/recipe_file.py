@@ -68,6 +68,8 @@ def read_recipe(name: str, settings: Sequence[str] = (), seed: int | None = None
         if isinstance(section, dict) and isinstance(section.get(key), dict):
             section[key] = _expand_spans(section[key], str(path))
     for setting in [*settings, *([] if seed is None else [f"train.seed={seed}"])]:
+        if setting.startswith("search.budget="):
+            _turn(content.setdefault("search", {}))
         _lay_over(content, setting)
     try:
         return Recipe.model_validate(content), base
@@ -125,6 +127,14 @@ def _expand_spans(section: Mapping[str, Any], where: str) -> dict[str, Any]:
                 )
             expanded[each] = dict(config) if isinstance(config, dict) else config
     return expanded
+
+
+def _turn(search: Any) -> None:
+    """Make a section [search] one of method "budget": of what it says for another method, what both know stays."""
+    if isinstance(search, dict) and search.get("method") != "budget":
+        for key in [key for key in search if any(key in own for own in KEYS.values()) and key not in KEYS["budget"]]:
+            del search[key]
+        search["method"] = "budget"
 
 
 def _lay_over(content: dict[str, Any], setting: str) -> None:

@@ -1,6 +1,7 @@
 """The command `quorem search`: its arguments and help. Importing it costs nothing; running it imports torch."""
 
 import argparse
+import json
 
 from ..command import add_arguments
 
@@ -58,7 +59,17 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_arguments(parser, out="PLAN", what="search", setting="search.epochs=5")
+    either = parser.add_mutually_exclusive_group()
+    for flag, metavar, told in (
+        ("--budget", "BYTES", "scheme, dim and bits of every field in so many bytes: 20KB, 5MB, or 10x, fewer than full"),
+        ("--pareto", "BYTES,…", "several budgets in one search, as 4x,10x,20x,50x: a plan for each, in PLAN/10x …"),
+    ):
+        either.add_argument(flag, metavar=metavar, dest="set", action="append", type=_budget, help=told)
     parser.set_defaults(run=_run, extra="train")
+
+
+def _budget(given: str) -> str:
+    return f"search.budget={json.dumps(given)}"
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -2,10 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, Strict, model_validator
+from pydantic import BeforeValidator, Field, Strict, field_validator, model_validator
 
+from ...protos.low_bits import BITS
+from ..budget.amount import parse
 from ..section import Section
 
+FLOAT = 32  # what 0 bits stand for
 MOST, WIDEST = 64, 4096  # how many candidates a field has, and the widest of them, at most
 
 
@@ -18,6 +21,17 @@ def _candidates(dims: Any) -> Any:
 
 
 Candidates = Annotated[tuple[int, ...], Strict(False), BeforeValidator(_candidates)]  # TOML's lists are taken
+
+
+def _bits(given: Any) -> Any:
+    known = isinstance(given, list | tuple) and all(type(each) is int and each in (0, *BITS) for each in given)
+    order = [each or FLOAT for each in given] if known else []
+    if not order or order != sorted(set(order), reverse=True):
+        raise ValueError(f"bits are some of 0 (float32), {', '.join(map(str, BITS))}, falling, each once")
+    return given
+
+
+Bits = Annotated[tuple[int, ...], Strict(False), BeforeValidator(_bits)]
 KEYS = {  # which keys belong to which method, beside `method` itself
     "autodim": {
         *("candidates", "base", "fields", "lookup", "unify", "normalise", "choice", "update"),
@@ -25,6 +39,10 @@ KEYS = {  # which keys belong to which method, beside `method` itself
     },
     "mixed": {"base", "alpha", "parameters"},
     "random": {"candidates", "fields", "trials", "parameters"},
+    "budget": {
+        *("budget", "candidates", "bits", "base", "fields", "unify"),
+        *("every", "warmup", "epochs", "lr", "tau_min", "tau_rate", "price"),
+    },
 }
 
 
@@ -50,11 +68,15 @@ class SearchConfig(Section):
     penalty: weight of the expected share of the parameters that the widest candidates would take, beside the loss
         that the probabilities learn from; 0 as published.
     alpha: mixed: how fast dims fall with the number of ids.
+    budget: budget: what all of tables.bin may take: bytes, as "20KB" or "5MB", or a factor, as "10x"; or several,
+        between commas. No default.
+    bits: budget: that values may have, 0 for float32, from many to few.
+    price: budget: how fast the price of bytes rises while they are above the budget, at each update of the choice.
     parameters: mixed, random: the plan's tables hold at most so many numbers; mixed lowers `base` until they do.
     trials: random: how many plans are trained.
     """
 
-    method: Literal["autodim", "mixed", "random"] = "autodim"
+    method: Literal["autodim", "mixed", "random", "budget"] = "autodim"
     candidates: Candidates = (2, 8, 16, 24, 32)
     base: int | None = Field(default=None, ge=1, le=4096)
     fields: dict[str, Candidates] = Field(default_factory=dict)
@@ -73,9 +95,21 @@ class SearchConfig(Section):
     alpha: float = Field(default=0.3, ge=0)
     parameters: int | None = Field(default=None, ge=1)
     trials: int = Field(default=3, ge=1, le=1000)
+    budget: str | None = None
+    bits: Bits = (0, 8, 4, 3, 2, 1)
+    price: float = Field(default=1e-3, gt=0)
+
+    @field_validator("budget")
+    @classmethod
+    def _is_amount(cls, given: str | None) -> str | None:
+        for text in given.split(",") if given is not None else ():
+            parse(text)
+        return given
 
     @model_validator(mode="after")
     def _keys_fit(self) -> "SearchConfig":
+        if self.method == "budget" and self.budget is None:
+            raise ValueError('method = "budget" needs `budget`, as "20KB" or "10x"')
         if strange := sorted(self.model_fields_set - KEYS[self.method] - {"method"}):
             known = ", ".join(sorted(KEYS[self.method]))
             raise ValueError(f'{", ".join(strange)} means nothing with method = "{self.method}"; it takes {known}')
@@ -86,6 +120,11 @@ class SearchConfig(Section):
             if self.method != "mixed" and self.base is not None and given[-1] > self.base:
                 raise ValueError(f"no candidate is above `base`, {self.base}; `{name}` go up to {given[-1]}")
         return self
+
+    @property
+    def budgets(self) -> list[str]:
+        """The amounts of `budget`, each once, without spaces around them."""
+        return list(dict.fromkeys(text.strip() for text in (self.budget or "").split(",")))
 
     def candidates_of(self, feature: str) -> tuple[int, ...]:
         """The dims that a field may have, rising."""

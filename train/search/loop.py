@@ -95,7 +95,7 @@ class _Learning:
         self.learner = Adam(net.choice.parameters(), lr=self.config.lr)
         net.model.penalise = self.training.l2 > 0 and self.training.l2_rows == "batch"
         net.model.sparsify(sparse_from(self.training))
-        self.validation = _Validation(len(valid), self.training.batch, self.training.seed, valid.labels.device)
+        self.validation = Validation(len(valid), self.training.batch, self.training.seed, valid.labels.device)
         self.valid_loss: Tensor | None = None
 
     def choose(self, step: Step) -> None:
@@ -176,7 +176,7 @@ def _facts(choice: Choice, step: Step, loss: float, valid_loss: float | None) ->
     }
 
 
-class _Validation:
+class Validation:
     """Batches of validation rows without end, shuffled anew each time round."""
 
     def __init__(self, rows: int, size: int, seed: int, device: torch.device) -> None:

@@ -17,8 +17,9 @@ ROOMY = 100  # columns of a terminal that has room for a bar beside what is told
 class Display:
     """Shows a search on the terminal (stderr) and appends a JSON line now and then to its history.jsonl."""
 
-    def __init__(self, directory: Path, console: Console) -> None:
-        self.console, self.path = console, directory / HISTORY
+    def __init__(self, directory: Path, console: Console, held: str = "parameters") -> None:
+        """`held`: what of the expected tables is told, by its name in the facts."""
+        self.console, self.path, self.held = console, directory / HISTORY, held
         self.rows, self.since, self.told = 0, time.perf_counter(), ""
         columns = (
             TextColumn("{task.description}"),
@@ -57,7 +58,7 @@ class Display:
         self.rows += rows
         rate = self.rows / max(time.perf_counter() - self.since, 1e-9)
         told = f"loss {facts['train_loss']:.4f}  tau {facts['tau']:.3f}  entropy {facts['entropy']:.3f}  "
-        told += f"{facts['parameters']:,.0f} parameters"
+        told += f"{facts[self.held]:,.0f} {self.held}"
         self.bar.update(self.task, advance=batches, told=told)
         self.told = f"{self.bar.tasks[0].description:10}  {told} expected  {rate:,.0f} rows/s"
         with self.path.open("a", encoding="utf-8") as file:
@@ -67,8 +68,14 @@ class Display:
         """The last epoch is told."""
         self._say()
 
+    def note(self, told: str) -> None:
+        """A line of what is done beside epochs."""
+        self.console.print(told, highlight=False, soft_wrap=True)
+
     def _say(self) -> None:
-        self.console.print(self.told, highlight=False, soft_wrap=True)
+        if self.told:
+            self.console.print(self.told, highlight=False, soft_wrap=True)
+        self.told = ""
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from ..prepare import Prepared, prepare
 from ..recipe import Recipe
 from ..recipe_file import read_recipe, to_toml
 from ..run import choose_device
+from ..budget.main import main as budget
 from .budget import check_candidates, supernet_parameters
 from .derive import wide_plan, with_dims
 from .figures import draw_choice, draw_dims
@@ -45,12 +46,11 @@ def main(args: argparse.Namespace) -> int:
     recipe, base = read_recipe(args.recipe, args.set, args.seed)
     device = choose_device(args.device)
     try:
+        if recipe.search.method == "budget":
+            return budget(args, recipe, base, device, repeated(args, "search"))
         made, found = search(recipe, base, args.out, device, resume=args.resume, quiet=args.quiet)
     except Interrupted as stopped:
-        again = shlex.join(_again(args))
-        told = f"\nStopped; everything up to the last batch is saved. Go on with:\n  {again}"
-        print(json.dumps({"error": "Interrupted", "remedy": again}) if args.json else told, file=sys.stderr)
-        return stopped.status
+        return stopped_at(stopped, args)
     facts = _facts(args.out, recipe, made, found) | {
         "device": device.type,
         "seconds": round(time.monotonic() - began, 2),
@@ -193,7 +193,7 @@ def _told(facts: dict[str, Any], args: argparse.Namespace) -> Sequence[str]:
             "Candidates still weigh nearly the same: these dims are little better than chance. Raise search.lr or\n"
             "search.epochs, or lower search.every, until the entropy falls."
         )
-    train = ["quorem", "train", args.recipe, "--plan", facts["plan"], "--out", "RUN", *_repeated(args, "search")]
+    train = ["quorem", "train", args.recipe, "--plan", facts["plan"], "--out", "RUN", *repeated(args, "search")]
     return [
         *lines,
         "Look at it, and train the model that has only these dims:",
@@ -209,13 +209,21 @@ def undecided(probabilities: Mapping[str, Mapping[str, float]]) -> bool:
     return bool(shares) and float(np.mean(shares)) > UNDECIDED
 
 
+def stopped_at(stopped: Interrupted, args: argparse.Namespace) -> int:
+    """Say how to go on; the exit code."""
+    again = shlex.join(_again(args))
+    told = f"\nStopped; everything up to the last batch is saved. Go on with:\n  {again}"
+    print(json.dumps({"error": "Interrupted", "remedy": again}) if args.json else told, file=sys.stderr)
+    return stopped.status
+
+
 def _again(args: argparse.Namespace) -> list[str]:
     """The command that goes on with the search."""
     command = ["quorem", "search", args.recipe, "--out", str(args.out), "--resume"]
-    return [*command, *_repeated(args), "--device", args.device]
+    return [*command, *repeated(args), "--device", args.device]
 
 
-def _repeated(args: argparse.Namespace, but: str | None = None) -> list[str]:
+def repeated(args: argparse.Namespace, but: str | None = None) -> list[str]:
     """The settings that another command needs again, but for those of one section."""
     settings = [setting for setting in args.set if setting.partition("=")[0].partition(".")[0].strip() != but]
     seed = [] if args.seed is None else ["--seed", str(args.seed)]

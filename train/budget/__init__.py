@@ -1,0 +1,1 @@
+"""The budget search: so many bytes become a plan, the scheme, dimension and bits of every field, learned together."""

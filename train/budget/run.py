@@ -1,0 +1,148 @@
+"""What a budget search does: rows, a recipe and one budget or several become plan directories that fit them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from ...protos import manifest_pb2 as pb
+from ...protos import plan_directory
+from ...protos.tables_bin import plan_bytes
+from ..directory import open_run
+from ..fresh import identity
+from ..loop import Place
+from ..prepare import Prepared
+from ..recipe import Recipe
+from ..search.progress import HISTORY, Display
+from .amount import parse
+from .fitted import Fitter
+from .learn import learn
+from .measure import Judge, worth_measuring
+from .options import Option, Options, options_of
+from .schemes import full_plan, ladders
+from .supernet import Supernet, make_supernet
+
+ROUNDS = 2  # of measuring: around the likeliest options, then around what those measurements chose
+
+
+class BudgetSearch:
+    """A search for plans within budgets: what it needs of its rows, from first to last."""
+
+    def __init__(self, recipe: Recipe, prepared: Prepared) -> None:
+        """Count bytes and lay out the options.
+
+        Raises:
+            OverBudget: a budget that no plan fits. RecipeError, PlanError: see schemes.py.
+        """
+        config, schema, semantics = recipe.search, prepared.schema, prepared.semantics
+        self.recipe, self.prepared = recipe, prepared
+        full = full_plan(recipe, schema, semantics, recipe.embedding.dim)
+        self.full = sum(plan_bytes(schema, full).values())
+        self.asked = sorted(config.budgets, key=lambda text: -parse(text).of(self.full))
+        self.budgets = [parse(text).of(self.full) for text in self.asked]
+        self.wide = full_plan(recipe, schema, semantics, config.candidates[-1])
+        found = ladders(recipe, schema, semantics, self.budgets, max(config.width_of(name) for name in _names(full)))
+        self.options: Options = options_of(found, config, recipe.embedding, first_order=recipe.model.first_order)
+        self.fitter = Fitter(recipe, schema, semantics, self.options)
+        if self.fitter.smallest() > self.budgets[-1]:
+            raise self.fitter.refusal(self.budgets[-1])
+
+    def search(self, resolved: str, out: Path, device: torch.device, *, resume: bool, quiet: bool) -> list[Path]:
+        """Search, and write a plan directory for each budget: `out` itself, or for several, one in it for each.
+
+        Raises:
+            Interrupted: saved. QuoremError: see learn.py.
+        """
+        recipe, prepared = self.recipe, self.prepared
+        net = make_supernet(recipe, prepared, self.options, self.wide, device)
+        train, valid = prepared.train.in_memory().to(device), prepared.valid.to(device)
+        open_run(out, resolved, resume=resume)
+        if not resume:
+            (out / HISTORY).unlink(missing_ok=True)
+        rooms = [out] if len(self.asked) == 1 else [out / text for text in self.asked]
+        judge = Judge(net, valid, recipe.train.seed, mixed=recipe.train.precision == "bf16")
+        place = Place(out, identity(resolved, prepared, [prepared.schema, self.wide], net.model.classes), resume)
+        with Display(out, Console(stderr=True, quiet=quiet), held="bytes") as display:
+
+            def reached(phase: int) -> None:
+                display.ended()
+                display.note(f"measuring what each field's options give within {self.budgets[phase]:,} bytes")
+                self._write(rooms[phase], net, judge, phase)
+
+            learn(net, train, valid, recipe, self.budgets, place, display, reached)
+        return rooms
+
+    def _write(self, room: Path, net: Supernet, judge: Judge, phase: int) -> None:
+        """Choose the options of a budget, and write its plan directory."""
+        budget, chances = self.budgets[phase], net.choice.chance()
+        every = [{option: -float(chances[f, *option]) for option in self.options.of(f)} for f in range(len(chances))]
+        chosen, losses = self.fitter.fit(every, budget), list[dict[Option, float]]()
+        for _ in range(ROUNDS):
+            wanted = worth_measuring(self.options, chances, chosen, budget)
+            losses = judge.losses(chosen, wanted)
+            reference = chosen
+            chosen = self.fitter.fit(losses, budget)
+            if chosen == reference:
+                break
+        made = self.fitter.plan(chosen)
+        place = {field.feature: number for number, field in enumerate(made.fields)}
+        told = sorted(self._choices(net, chosen, losses), key=lambda choice: place[choice.feature])
+        found = pb.Search(
+            method="budget",
+            model=self.recipe.model.name,
+            seed=self.recipe.train.seed,
+            schema=self.prepared.schema,
+            choices=told,
+            valid_metrics={"logloss": losses[0][chosen[0]]},
+            budget=pb.Budget(
+                asked=self.asked[phase],
+                bytes=budget,
+                taken=self.fitter.bytes(chosen),
+                full=self.full,
+                smallest=self.fitter.smallest(),
+                price=float(net.choice.price),
+                rows=len(judge.ids),
+            ),
+        )
+        plan_directory.write_plan(room, made, found)
+
+    def _choices(
+        self, net: Supernet, chosen: Sequence[Option], losses: Sequence[dict[Option, float]]
+    ) -> list[pb.Choice]:
+        """What search.json tells of each field, in the schema's order."""
+        dims, found = net.choice.told()["dims"], list[pb.Choice]()
+        for number, (name, own) in enumerate(zip(self.options.features, chosen, strict=True)):
+            candidates = self.recipe.search.candidates_of(name)
+            shares = [share for dim, share in zip(self.options.dims, dims[name], strict=True) if dim in candidates]
+            measured = losses[number]
+            options = [
+                self._option(number, option, loss - measured[own])
+                for option, loss in sorted(measured.items(), key=lambda each: (self._size(number, each[0]), each[0]))
+            ]
+            found.append(
+                pb.Choice(
+                    feature=name,
+                    candidates=candidates,
+                    probabilities=(np.array(shares) / sum(shares)).tolist(),
+                    dim=self.options.dims[own[1]],
+                    options=options,
+                )
+            )
+        return found
+
+    def _option(self, number: int, option: Option, loss: float) -> pb.Option:
+        field, dim, bits = self.options.field(number, option)
+        rows = [table.rows for table in field.tables]
+        return pb.Option(
+            scheme=field.scheme, rows=rows, dim=dim, bits=bits, bytes=self._size(number, option), loss=loss
+        )
+
+    def _size(self, number: int, option: Option) -> int:
+        return int(self.options.sizes[number, *option])
+
+
+def _names(made: pb.Plan) -> list[str]:
+    return [field.feature for field in made.fields]
+
