@@ -87,6 +87,11 @@ def _data(manifest: pb.Manifest) -> list[str]:
                 ["seed", f"{training.seed}"],
                 ["device", _safe(training.device)],
                 ["best epoch", f"{training.best_epoch}"],
+                *(
+                    [["teacher: sha256 of its manifest.json", _safe(training.teacher_sha256)]]
+                    if training.teacher_sha256
+                    else []
+                ),
             ],
         ),
         "The logarithm of the negative rate was added to the last bias, so that probabilities are those of all rows."

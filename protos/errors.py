@@ -208,7 +208,7 @@ class NotFound(QuoremError):
 
 
 class WrongSchema(QuoremError):
-    """The caller was built for another schema than the model that is served, or the plan was searched for another."""
+    """The caller was built for another schema than the model that is served, or a plan or a teacher is of another."""
 
 
 class Unimplemented(QuoremError):

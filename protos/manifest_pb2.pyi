@@ -524,7 +524,7 @@ class Choice(_message.Message):
     def __init__(self, feature: _Optional[str] = ..., candidates: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ..., dim: _Optional[int] = ..., options: _Optional[_Iterable[_Union[Option, _Mapping]]] = ...) -> None: ...
 
 class Training(_message.Message):
-    __slots__ = ("source", "seed", "device", "best_epoch", "train_rows", "valid_rows", "test_rows", "valid_metrics", "test_metrics", "negative_rate", "label", "from_sha256")
+    __slots__ = ("source", "seed", "device", "best_epoch", "train_rows", "valid_rows", "test_rows", "valid_metrics", "test_metrics", "negative_rate", "label", "from_sha256", "teacher_sha256")
     class ValidMetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -551,6 +551,7 @@ class Training(_message.Message):
     NEGATIVE_RATE_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     FROM_SHA256_FIELD_NUMBER: _ClassVar[int]
+    TEACHER_SHA256_FIELD_NUMBER: _ClassVar[int]
     source: str
     seed: int
     device: str
@@ -563,7 +564,8 @@ class Training(_message.Message):
     negative_rate: float
     label: str
     from_sha256: str
-    def __init__(self, source: _Optional[str] = ..., seed: _Optional[int] = ..., device: _Optional[str] = ..., best_epoch: _Optional[int] = ..., train_rows: _Optional[int] = ..., valid_rows: _Optional[int] = ..., test_rows: _Optional[int] = ..., valid_metrics: _Optional[_Mapping[str, float]] = ..., test_metrics: _Optional[_Mapping[str, float]] = ..., negative_rate: _Optional[float] = ..., label: _Optional[str] = ..., from_sha256: _Optional[str] = ...) -> None: ...
+    teacher_sha256: str
+    def __init__(self, source: _Optional[str] = ..., seed: _Optional[int] = ..., device: _Optional[str] = ..., best_epoch: _Optional[int] = ..., train_rows: _Optional[int] = ..., valid_rows: _Optional[int] = ..., test_rows: _Optional[int] = ..., valid_metrics: _Optional[_Mapping[str, float]] = ..., test_metrics: _Optional[_Mapping[str, float]] = ..., negative_rate: _Optional[float] = ..., label: _Optional[str] = ..., from_sha256: _Optional[str] = ..., teacher_sha256: _Optional[str] = ...) -> None: ...
 
 class Export(_message.Message):
     __slots__ = ("run_sha256", "parity_bound", "table_bytes", "slots", "dense", "class_arrays", "precision", "codes", "int8_layers", "graphs", "no_rank", "parts", "candidates")

@@ -171,8 +171,8 @@ def _read(path: Path, identity: str) -> tuple[dict[str, Tensor], dict[str, Any]]
             tensors = {name: file.get_tensor(name) for name in named}
         if metadata["identity"] != identity:
             raise RecipeError(
-                "a run goes on with the recipe, plan and data it was started with",
-                found="another recipe, seed, plan or data",
+                "a run goes on with the recipe, plan, data and teacher it was started with",
+                found="another recipe, seed, plan, teacher or data",
                 where=str(path.parent),
                 remedy=f"Compare with {path.parent / 'recipe.toml'}, or train into another directory",
             )

@@ -20,6 +20,7 @@ examples:
   quorem train my_recipe.toml --out runs/mine --plan plans/1  the dims that a search found
   quorem train my_recipe.toml --out runs/mine --resume        go on after Ctrl-C, or a crash
   quorem train my_recipe.toml --out runs/mine --cache caches/1 rows that `quorem encode` made ready
+  quorem train my_recipe.toml --out runs/small --teacher runs/full   what a larger model knows, too
   quorem train today.toml --from runs/monday --out runs/tuesday   yesterday's model, on the rows of today
   torchrun --nproc-per-node 2 -m quorem train my_recipe.toml --out runs/mine    two processes, or GPUs, one model
 
@@ -64,6 +65,12 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="RUN",
         type=Path,
         help="go on from a finished run on new rows: its plan, weights and vocabularies, whose reserve new values take",
+    )
+    parser.add_argument(
+        "--teacher",
+        metavar="RUN",
+        type=Path,
+        help="learn from what a finished run on the same features gives the training rows, too (train.distil)",
     )
     parser.set_defaults(run=_run, extra="train")
 

@@ -73,6 +73,9 @@ class Watcher(Protocol):
 class Unwatched:
     """Tells nobody: what a rank that writes nothing is watched by."""
 
+    def taught(self, batches: int, done: int) -> None:
+        """Nothing."""
+
     def resumed(self, progress: Progress) -> None:
         """Nothing."""
 
@@ -105,8 +108,19 @@ class Place:
     state: dict[str, Tensor] | None = None
 
 
-def fit(model: Model, train: Source, valid: Rows, config: TrainConfig, place: Place, watcher: Watcher) -> Progress:
+def fit(
+    model: Model,
+    train: Source,
+    valid: Rows,
+    config: TrainConfig,
+    place: Place,
+    watcher: Watcher,
+    taught: Tensor | None = None,
+) -> Progress:
     """Train until the validation AUC has not risen for `patience` epochs; leave the best epoch's weights in the model.
+
+    With a teacher's logits of the training rows as `taught`, (N,) float32 where the rows are, that is learned from too:
+    see `distil` of TrainConfig; the loss that is told is that of both.
 
     With precision bf16 the layers run in bfloat16 where torch has it safe; weights, loss and evaluation are fp32.
     On several ranks (distributed.py) each takes its part of every batch, and all end with the same weights.
@@ -146,7 +160,7 @@ def fit(model: Model, train: Source, valid: Rows, config: TrainConfig, place: Pl
             for batch in train.batches(config.seed, progress.epoch, config.batch, progress.batch, part):
                 with mixed:
                     logits, norm = model(batch.ids, batch.numbers)
-                loss = _loss(logits, batch)
+                loss = _loss(logits, batch, _softened(batch, taught, config.distil))
                 watcher.seen(logits.detach(), batch.labels, batch.weights)
                 optimizer.zero_grad()
                 (loss + config.l2 * norm if model.penalise else loss).backward()
@@ -189,11 +203,16 @@ def fit(model: Model, train: Source, valid: Rows, config: TrainConfig, place: Pl
     return progress
 
 
-def _loss(logits: Tensor, batch: Batch) -> Tensor:
+def _softened(batch: Batch, taught: Tensor | None, share: float) -> Tensor:
+    """Labels, (B,), moved by a share to the teacher's probabilities: cross entropy is linear in its targets."""
+    return batch.labels if taught is None else batch.labels.lerp(taught[batch.rows].sigmoid(), share)
+
+
+def _loss(logits: Tensor, batch: Batch, labels: Tensor) -> Tensor:
     """The mean loss of a batch, or this rank's part of it: those of all ranks add up to the mean."""
     if ranks() == 1:
-        return binary_cross_entropy_with_logits(logits, batch.labels, batch.weights)
-    return binary_cross_entropy_with_logits(logits, batch.labels, batch.weights, reduction="sum") / batch.total
+        return binary_cross_entropy_with_logits(logits, labels, batch.weights)
+    return binary_cross_entropy_with_logits(logits, labels, batch.weights, reduction="sum") / batch.total
 
 
 def _look(losses: Tensor, stop: bool, due: bool) -> tuple[Tensor, bool, bool]:

@@ -1,4 +1,4 @@
-"""The origin: the finished run that rows or a run go on from, as far as its directory tells without its weights."""
+"""The origin: the finished run that rows or a run go on from, or learn from, told without its weights."""
 
 import tomllib
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
 from ..protos.errors import Malformed, RecipeError
 from .encode.arrays import map_arrays
-from .recipe import Recipe, TrainConfig
+from .recipe import Recipe
 from .recipe_file import read_recipe
 
 RECIPE, WEIGHTS = "recipe.toml", "weights.safetensors"  # of a run directory
@@ -21,13 +21,17 @@ SAME = ("features", "embedding", "model")  # sections that decide what the weigh
 class Origin:
     """A finished run, verified.
 
-    sha256: of its manifest.json. train: how it was trained.
+    sha256: of its manifest.json.
     """
 
     path: Path
     manifest: pb.Manifest
     sha256: str
-    train: TrainConfig
+
+    @property
+    def recipe(self) -> Recipe:
+        """What it was made from."""
+        return read_recipe(str(self.path / RECIPE))[0]
 
     @property
     def weights_file(self) -> Path:
@@ -42,23 +46,33 @@ def read_origin(path: Path, resolved: str) -> Origin:
         RecipeError: the recipes differ in more; it names the keys. Or that run's cannot be read.
         ArtifactError: not a run, or one that cannot be trusted.
     """
-    manifest, told = manifests.read(path), path / RECIPE
-    if manifest.HasField("export") or not told.is_file():
+    origin = read_finished(path)
+    now = Recipe.model_validate(tomllib.loads(resolved))
+    if differing := sorted(_differing(_sections(origin.recipe), _sections(now))):
+        raise RecipeError(
+            "a run goes on from one whose recipe differs in [data] and [train] alone",
+            found=f"other {', '.join(differing)}",
+            where=str(path / RECIPE),
+            remedy="Write these keys as that run has them, or train afresh",
+        )
+    return origin
+
+
+def read_finished(path: Path) -> Origin:
+    """The run at `path`, whatever its recipe.
+
+    Raises:
+        ArtifactError: not a run, or one that cannot be trusted.
+    """
+    manifest = manifests.read(path)
+    if manifest.HasField("export") or not (path / RECIPE).is_file():
         raise Malformed(
-            "a run goes on from a run directory",
+            "one goes on from, or learns from, a run directory",
             found="a bundle" if manifest.HasField("export") else f"no {RECIPE}",
             where=str(path),
             remedy="Name the directory that `quorem train` wrote",
         )
-    own, now = read_recipe(str(told))[0], Recipe.model_validate(tomllib.loads(resolved))
-    if differing := sorted(_differing(_sections(own), _sections(now))):
-        raise RecipeError(
-            "a run goes on from one whose recipe differs in [data] and [train] alone",
-            found=f"other {', '.join(differing)}",
-            where=str(told),
-            remedy="Write these keys as that run has them, or train afresh",
-        )
-    origin = Origin(path, manifest, manifests.sha256_of(path / manifests.NAME), own.train)
+    origin = Origin(path, manifest, manifests.sha256_of(path / manifests.NAME))
     found = {name: (str(each.dtype), each.shape) for name, each in map_arrays(origin.weights_file)[0].items()}
     manifests.check_tensors(manifests.tensor_shapes(manifest), found, str(origin.weights_file))
     return origin

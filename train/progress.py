@@ -53,6 +53,10 @@ class Display:
         if last := self.record.cut(progress.epoch, progress.batch):
             self.earlier = last["seconds"]
 
+    def taught(self, batches: int, done: int) -> None:
+        """A teacher has scored so many of the batches that it is to score before the first step."""
+        self.bar.update(self.task, total=batches, completed=done, description="teacher")
+
     def epoch(self, number: int, batches: int, done: int, rows: int) -> None:
         """An epoch begins, `done` of its batches behind it, and so many rows of all epochs."""
         self.number, self.batches, self.batch, self.rows = number, batches, done, rows

@@ -249,6 +249,8 @@ class TrainConfig(Section):
     lr_decay: factor on the learning rate after an epoch that did not better the validation AUC.
     patience: epochs in a row without a better validation AUC before training stops.
     checkpoint_minutes: how often, beside the end of an epoch, a checkpoint is written: what a killed run loses at most.
+    distil: w, where there is a teacher (teacher.py): the loss of a row is (1 - w) times its cross entropy against the
+        label and w times that against the teacher's probability. Validation and early stopping know labels alone.
     keep_state: whether the run directory keeps the optimizer's last state, for runs that go on from it.
     """
 
@@ -264,6 +266,7 @@ class TrainConfig(Section):
     sparse_rows: int = Field(default=250_000, ge=0)
     seed: int = Field(default=1, ge=0, lt=2**63)
     checkpoint_minutes: float = Field(default=10.0, ge=0)
+    distil: float = Field(default=0.5, ge=0, le=1)
     keep_state: bool = False
 
 

@@ -24,6 +24,7 @@ LATER = {  # keys that recipes have not always had, written where they differ: s
     ("embedding", "reserve"): 0.0,
     ("embedding", "bits"): 0,
     ("train", "checkpoint_minutes"): 10.0,
+    ("train", "distil"): 0.5,
     ("train", "keep_state"): False,
     ("train", "sparse_rows"): 250_000,
 }

@@ -88,13 +88,18 @@ def print_report(manifest: pb.Manifest, facts: dict[str, Any]) -> None:
     if before := facts.get("from"):
         for line in _before(before):
             console.print(line, soft_wrap=True)
+    if teacher := facts.get("teacher"):
+        console.print(f"teacher {teacher['run']}: {_measured(teacher['test'] or teacher['valid'])}", soft_wrap=True)
     for split in ("valid", "test"):
         if report[split]:
-            told = "  ".join(f"{name} {value:.5f}" for name, value in report[split].items())
-            console.print(f"{split:5}  {told}", soft_wrap=True)
+            console.print(f"{split:5}  {_measured(report[split])}", soft_wrap=True)
     for name in ("optimal_auc", "optimal_logloss"):
         if name in facts:
             console.print(f"{name.replace('_', ' ')} of the planted model: {facts[name]:.5f}")
+
+
+def _measured(metrics: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.5f}" for name, value in metrics.items())
 
 
 def _before(facts: dict[str, Any]) -> Iterator[str]:

@@ -34,6 +34,7 @@ from .recipe import Recipe
 from .recipe_file import read_recipe, to_toml
 from .report import as_dict, print_report
 from .reserve import fit_fresh, told_growth
+from .teacher import read_teacher, teacher_logits, told_teacher
 from .yesterday import Yesterday, read_yesterday
 
 REFUSED = 2  # as command.py has it
@@ -59,7 +60,15 @@ def _train_and_tell(args: argparse.Namespace, device: torch.device) -> int:
     recipe, base = agree(lambda: read_recipe(args.recipe, args.set, args.seed))
     try:
         manifest, facts = train(
-            recipe, base, args.out, args.plan, device, args.from_run, resume=args.resume, quiet=args.quiet
+            recipe,
+            base,
+            args.out,
+            args.plan,
+            device,
+            args.from_run,
+            teacher_run=args.teacher,
+            resume=args.resume,
+            quiet=args.quiet,
         )
     except Interrupted as stopped:
         again = shlex.join([*_started_by(), "train", args.recipe, "--out", str(args.out), "--resume", *_repeat(args)])
@@ -100,6 +109,7 @@ def train(
     device: torch.device,
     from_run: Path | None = None,
     *,
+    teacher_run: Path | None = None,
     resume: bool,
     quiet: bool,
 ) -> tuple[pb.Manifest, dict[str, Any]]:
@@ -107,7 +117,8 @@ def train(
 
     Returns:
         The run's manifest, and what is known beside it: the best possible AUC of planted data; `semantic`, by feature,
-        what became of a class table; and `from`, of the run that this one goes on from, see _take_over.
+        what became of a class table; `from`, of the run that this one goes on from, see _take_over; and `teacher`, the
+        run that it learned from, with the metrics that are told of it.
 
     Raises:
         QuoremError: see errors.py. Interrupted: saved, and not finished. Elsewhere: refused on another rank.
@@ -126,6 +137,7 @@ def train(
         plan = plan_for(given, recipe, prepared.schema, semantics)
     else:
         plan = make_plan(recipe.embedding, prepared.schema, semantics, first_order=recipe.model.first_order)
+    teacher = agree(lambda: read_teacher(teacher_run, prepared) if teacher_run else None)
     manifest, model = make_fresh(recipe, prepared, plan, device, str(from_run or plan_path or "recipe"))
     train_rows, valid_rows = prepared.train.to(device), prepared.valid.to(device)
     agree(lambda: _open(out, resolved, resume=resume))
@@ -134,9 +146,13 @@ def train(
     if before:
         parts.append(pb.Training(from_sha256=before.sha256))
         state, taken = _take_over(before, recipe, prepared, model, valid_rows)
+    if teacher:
+        parts.append(pb.Training(teacher_sha256=teacher.sha256))
     place = Place(out, identity(resolved, prepared, parts, model.classes), resume, state)
     with Display(out, Console(stderr=True, quiet=quiet)) if rank() == 0 else nullcontext(Unwatched()) as display:
-        progress = fit(model, train_rows, valid_rows, recipe.train, place, display)
+        rate = recipe.data.negative_rate
+        taught = teacher_logits(teacher, train_rows, rate, display.taught) if teacher else None
+        progress = fit(model, train_rows, valid_rows, recipe.train, place, display, taught)
 
     facts = prepared.facts
     manifest.training.CopyFrom(
@@ -152,6 +168,7 @@ def train(
             negative_rate=recipe.data.negative_rate,
             label=recipe.data.label,
             from_sha256=before.sha256 if before else "",
+            teacher_sha256=teacher.sha256 if teacher else "",
         )
     )
     if "test" in facts.rows:
@@ -165,7 +182,7 @@ def train(
         raise no_room(error, out, "the trained model", "what its last checkpoint has is kept") from None
     told = {name: {"remainder": each.remainder, "unused_rows": each.unused_rows} for name, each in semantics.items()}
     known = {"optimal_auc": facts.optimal_auc, "optimal_logloss": facts.optimal_logloss, "semantic": told or None}
-    known["from"] = taken
+    known |= {"from": taken, "teacher": told_teacher(teacher) if teacher else None}
     return manifest, {name: value for name, value in known.items() if value is not None}
 
 
@@ -214,7 +231,7 @@ def _repeat(args: argparse.Namespace) -> list[str]:
     repeated = [part for setting in args.set for part in ("--set", setting)]
     if args.seed is not None:
         repeated += ["--seed", str(args.seed)]
-    for option, path in (("--plan", args.plan), ("--from", args.from_run)):
+    for option, path in (("--plan", args.plan), ("--from", args.from_run), ("--teacher", args.teacher)):
         if path is not None:
             repeated += [option, str(path)]
     return [*repeated, "--device", args.device]

@@ -1,4 +1,4 @@
-"""Yesterday's model: a finished run that a new one goes on from, with its plan, net, schema and weights."""
+"""Yesterday's model: a finished run that a new one goes on, or learns, from: its plan, net, schema and weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,12 +33,16 @@ class Yesterday(Origin):
 
     def grow(self, recipe: Recipe, table: pa.Table) -> Grown:
         """The run's schema and vocabularies for new training rows, and the rows encoded: see reserve.py."""
-        schema, vocabularies = self.manifest.schema, dict[str, VocabularyValues]()
-        for feature in schema.features:
+        return grow_schema(self.manifest.schema, self.vocabularies(), recipe.features, table)
+
+    def vocabularies(self) -> dict[str, VocabularyValues]:
+        """Feature -> the values it has ids for."""
+        found = dict[str, VocabularyValues]()
+        for feature in self.manifest.schema.features:
             if feature.WhichOneof("encoding") == "vocabulary":
                 values, ids = (self.weights[f"vocabulary.{feature.name}.{role}"].numpy() for role in ("values", "ids"))
-                vocabularies[feature.name] = VocabularyValues(values, ids)
-        return grow_schema(schema, vocabularies, recipe.features, table)
+                found[feature.name] = VocabularyValues(values, ids)
+        return found
 
     @torch.no_grad()
     def hand_over(self, model: Model, negative_rate: float) -> None:
@@ -89,9 +93,10 @@ class Yesterday(Origin):
         path = self.path / STATE
         if not path.is_file():
             return None, "fresh: that run kept none (train.keep_state)"
-        if config.optimizer != self.train.optimizer:
-            return None, f"fresh: {config.optimizer} cannot go on from that of {self.train.optimizer}"
-        if sparse_from(config) != sparse_from(self.train):
+        own = self.recipe.train
+        if config.optimizer != own.optimizer:
+            return None, f"fresh: {config.optimizer} cannot go on from that of {own.optimizer}"
+        if sparse_from(config) != sparse_from(own):
             return None, "fresh: other tables are stepped row by row than were (train.sparse_rows, train.l2_rows)"
         try:
             with safe_open(path, "pt") as file:
@@ -108,11 +113,19 @@ class Yesterday(Origin):
 
 def read_yesterday(path: Path, resolved: str) -> Yesterday:
     """The run at `path` with its weights; arguments and errors as of `read_origin`."""
-    origin = read_origin(path, resolved)
+    return with_weights(read_origin(path, resolved))
+
+
+def with_weights(origin: Origin) -> Yesterday:
+    """A finished run with its weights.
+
+    Raises:
+        OffGrid: a table of few bits that holds what none of its codes gives.
+    """
     with safe_open(origin.weights_file, "pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
     _check_grids(origin.manifest, weights, str(origin.weights_file))
-    return Yesterday(origin.path, origin.manifest, origin.sha256, origin.train, weights)
+    return Yesterday(origin.path, origin.manifest, origin.sha256, weights)
 
 
 def _check_grids(manifest: pb.Manifest, weights: Mapping[str, Tensor], where: str) -> None:
