@@ -71,7 +71,7 @@ class Choice(nn.Module):
         return torch.einsum("fs,fd,fb,fsdb->", schemes, dims, bits, self.sizes)
 
     def cost(self, budget: int) -> Tensor:
-        """What the expected bytes cost beside the loss, (): the price of each time that they exceed the budget e-fold."""
+        """What the expected bytes cost beside the loss, (): the price, for each e-fold that they exceed the budget."""
         return (self.price * (self.expected() / budget).log()).float()
 
     @torch.no_grad()

@@ -88,9 +88,7 @@ class Fitter:
             'embedding.first_order = "none", or encode a column of integers as `id` instead of by a vocabulary',
         )
 
-    def _filled(
-        self, chosen: list[Option], losses: Sequence[Mapping[Option, float]], budget: int
-    ) -> list[Option]:
+    def _filled(self, chosen: list[Option], losses: Sequence[Mapping[Option, float]], budget: int) -> list[Option]:
         """The same, bettered field by field with what is left of the budget."""
         better = sorted(
             (own[option] - own[chosen[field]], field, option)

@@ -34,15 +34,18 @@ def learn(
     place: Place,
     watcher: Watcher,
     reached: Callable[[int], None],
+    taught: Tensor | None = None,
 ) -> None:
     """Search: `reached` is told the number of each budget once the choice has learnt it.
+
+    With a teacher's logits of the training rows as `taught`, (N,), weights learn from that too: `distil` of TrainConfig.
 
     Raises:
         Interrupted: SIGINT or SIGTERM; a checkpoint holds everything up to the last whole batch.
         QuoremError: a loss or a weight that is no number any more; the last good checkpoint stays.
     """
     config, training, device = recipe.search, recipe.train, train.labels.device
-    learning, start = _Learning(net, train, valid, recipe), 0
+    learning, start = _Learning(net, train, valid, recipe, taught), 0
     net.model.train()
     net.choice.begin(budgets[0])
     torch.manual_seed(training.seed)
@@ -81,8 +84,11 @@ def learn(
 class _Learning:
     """A supernet with what moves its weights and its choice: all that a checkpoint keeps."""
 
-    def __init__(self, net: Supernet, train: Rows, valid: Rows, recipe: Recipe) -> None:
+    def __init__(self, net: Supernet, train: Rows, valid: Rows, recipe: Recipe, taught: Tensor | None) -> None:
         self.net, self.rows, self.config, self.training = net, train, recipe.search, recipe.train
+        self.labels = train.labels
+        if taught is not None:
+            self.labels = train.labels.lerp(taught.sigmoid(), recipe.train.distil)
         self.valid, self.mixed = valid, recipe.train.precision == "bf16"
         whole = self.training.l2 > 0 and self.training.l2_rows == "all"
         self.decay = self.training.l2 if whole else 0.0  # by hand: of the options that were drawn alone
@@ -101,7 +107,7 @@ class _Learning:
         """The choice learns from the next batch of validation rows and from what bytes cost, and the price from both."""
         choice = self.net.choice
         drawn = choice.draw(self.training.seed, DRAWS * step.number, step.tau, learns=True)
-        loss, _ = self.net.loss(self.valid, self.validation.next(), drawn, mixed=self.mixed)
+        loss, _ = self.net.loss(self.valid, self.validation.next(), drawn, self.valid.labels, mixed=self.mixed)
         self.valid_loss = loss.detach()
         logits = list(choice.logits.parameters())
         for each, gradient in zip(logits, torch.autograd.grad(loss + choice.cost(budget), logits), strict=True):
@@ -113,7 +119,7 @@ class _Learning:
         """The weights learn from a batch of training rows; the mean loss."""
         with torch.no_grad():
             drawn = self.net.choice.draw(self.training.seed, DRAWS * step.number + 1, step.tau, learns=False)
-        loss, norm = self.net.loss(self.rows, chosen, drawn, mixed=self.mixed)
+        loss, norm = self.net.loss(self.rows, chosen, drawn, self.labels, mixed=self.mixed)
         self.optimizer.zero_grad()
         (loss + self.training.l2 * norm if self.net.model.penalise else loss).backward()
         if self.decay:

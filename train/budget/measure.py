@@ -32,9 +32,7 @@ class Judge:
         self.weights = None if valid.weights is None else valid.weights[chosen]
 
     @torch.no_grad()
-    def losses(
-        self, reference: list[Option], wanted: Sequence[Sequence[Option]]
-    ) -> list[dict[Option, float]]:
+    def losses(self, reference: list[Option], wanted: Sequence[Sequence[Option]]) -> list[dict[Option, float]]:
         """Mean cross entropy with each wanted option of each field, the others as in the reference.
 
         The vectors of every field's k-th option are made together, so that an option costs no more than the net.
@@ -63,17 +61,17 @@ class Judge:
 
 
 def worth_measuring(
-    options: Options, chances: np.ndarray, reference: Sequence[Option], budget: int
+    options: Options, chances: np.ndarray, plans: Sequence[Sequence[Option]], budget: int
 ) -> list[list[Option]]:
-    """The options of each field that may be chosen: the likeliest of those that fit, its own and its smallest one."""
+    """The options of each field that may be chosen: those of the plans, the likeliest that fit, the smallest one."""
     slack = budget - options.smallest()
     found = list[list[Option]]()
-    for field, own in enumerate(reference):
+    for field in range(len(options.features)):
         sizes = {option: int(options.sizes[field, *option]) for option in options.of(field)}
         least = min(sizes, key=lambda option: sizes[option])
         fits = [option for option, size in sizes.items() if size <= sizes[least] + slack]
         likely = sorted(fits, key=lambda option: -chances[field, *option])[:MOST]
-        found.append(sorted({*likely, own, least}))
+        found.append(sorted({*likely, *(plan[field] for plan in plans), least}))
     return found
 
 

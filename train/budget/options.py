@@ -66,9 +66,7 @@ def options_of(
         for scheme, field in enumerate(ladder):
             terms = _terms(field, embedding) if first_order else 0
             allowed[number, scheme] = own[:, None]
-            sizes[number, scheme] = [
-                [plan.bytes_at(field, dim, each) + terms for each in bits] for dim in dims
-            ]
+            sizes[number, scheme] = [[plan.bytes_at(field, dim, each) + terms for each in bits] for dim in dims]
     return Options(ladders, dims, bits, allowed, sizes)
 
 

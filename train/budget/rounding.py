@@ -74,9 +74,7 @@ class _Round(torch.autograd.Function):
     """Straight through to the rows; to the scales as grid.py has it."""
 
     @staticmethod
-    def forward(
-        ctx: Any, kept: Tensor, scale: Tensor, top: Tensor, exact: Tensor | None, centre: float
-    ) -> Tensor:
+    def forward(ctx: Any, kept: Tensor, scale: Tensor, top: Tensor, exact: Tensor | None, centre: float) -> Tensor:
         half = top / 2
         values = torch.mul(kept, scale.reciprocal()).add_(half).round_()
         values = torch.minimum(values.clamp_(min=0), top, out=values).mul_(scale).add_(centre - scale * half)

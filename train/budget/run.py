@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from ...protos import manifest_pb2 as pb
 from ...protos import plan_directory
@@ -16,13 +17,17 @@ from ..loop import Place
 from ..prepare import Prepared
 from ..recipe import Recipe
 from ..search.progress import HISTORY, Display
+from . import standing as standings
 from .amount import parse
+from .contest import Contest
 from .fitted import Fitter
 from .learn import learn
 from .measure import Judge, worth_measuring
 from .options import Option, Options, options_of
 from .schemes import full_plan, ladders
+from .standing import Proposal, Standing
 from .supernet import Supernet, make_supernet
+from .templates import templates
 
 ROUNDS = 2  # of measuring: around the likeliest options, then around what those measurements chose
 
@@ -49,74 +54,102 @@ class BudgetSearch:
         if self.fitter.smallest() > self.budgets[-1]:
             raise self.fitter.refusal(self.budgets[-1])
 
-    def search(self, resolved: str, out: Path, device: torch.device, *, resume: bool, quiet: bool) -> list[Path]:
+    def search(
+        self, resolved: str, out: Path, device: torch.device, taught: Tensor | None, *, resume: bool, quiet: bool
+    ) -> list[Path]:
         """Search, and write a plan directory for each budget: `out` itself, or for several, one in it for each.
 
         Raises:
             Interrupted: saved. QuoremError: see learn.py.
         """
-        recipe, prepared = self.recipe, self.prepared
+        recipe, prepared, console = self.recipe, self.prepared, Console(stderr=True, quiet=quiet)
         net = make_supernet(recipe, prepared, self.options, self.wide, device)
         train, valid = prepared.train.in_memory().to(device), prepared.valid.to(device)
         open_run(out, resolved, resume=resume)
         if not resume:
             (out / HISTORY).unlink(missing_ok=True)
-        rooms = [out] if len(self.asked) == 1 else [out / text for text in self.asked]
+        known = identity(resolved, prepared, [prepared.schema, self.wide], net.model.classes)
+        paths = [out / f"budget-{number}.json" for number in range(1, len(self.asked) + 1)]
         judge = Judge(net, valid, recipe.train.seed, mixed=recipe.train.precision == "bf16")
-        place = Place(out, identity(resolved, prepared, [prepared.schema, self.wide], net.model.classes), resume)
-        with Display(out, Console(stderr=True, quiet=quiet), held="bytes") as display:
+        with Display(out, console, held="bytes") as display:
 
             def reached(phase: int) -> None:
-                display.ended()
                 display.note(f"measuring what each field's options give within {self.budgets[phase]:,} bytes")
-                self._write(rooms[phase], net, judge, phase)
+                standings.write(paths[phase], self._measure(net, judge, phase, known))
 
-            learn(net, train, valid, recipe, self.budgets, place, display, reached)
+            place = Place(out, known, resume)
+            learn(net, train, valid, recipe, self.budgets, place, display, reached, taught)
+        contest = Contest(recipe, prepared, self.fitter, resolved, device, taught)
+        rooms = [out] if len(self.asked) == 1 else [out / text for text in self.asked]
+        for phase, (path, room) in enumerate(zip(paths, rooms, strict=True)):
+            if room == out or not (room / plan_directory.SEARCH).exists():
+                standing, best = contest.best(standings.read(path, known), path, console)
+                self._write(room, standing, standing.proposals[best], phase, judge)
         return rooms
 
-    def _write(self, room: Path, net: Supernet, judge: Judge, phase: int) -> None:
-        """Choose the options of a budget, and write its plan directory."""
-        budget, chances = self.budgets[phase], net.choice.chance()
+    def _measure(self, net: Supernet, judge: Judge, phase: int, known: str) -> Standing:
+        """What the supernet knows of a budget: the losses of options, and the proposals that follow from them."""
+        budget, chances, fitter = self.budgets[phase], net.choice.chance(), self.fitter
         every = [{option: -float(chances[f, *option]) for option in self.options.of(f)} for f in range(len(chances))]
-        chosen, losses = self.fitter.fit(every, budget), list[dict[Option, float]]()
+        chosen, uniform = fitter.fit(every, budget), templates(fitter, budget)
+        losses = list[dict[Option, float]]()
         for _ in range(ROUNDS):
-            wanted = worth_measuring(self.options, chances, chosen, budget)
+            wanted = worth_measuring(self.options, chances, [chosen, *uniform.values()], budget)
             losses = judge.losses(chosen, wanted)
-            reference = chosen
-            chosen = self.fitter.fit(losses, budget)
+            reference, chosen = chosen, fitter.fit(losses, budget)
             if chosen == reference:
                 break
-        made = self.fitter.plan(chosen)
+
+        def loss(options: Sequence[Option]) -> float:
+            return sum(losses[field][option] for field, option in enumerate(options))
+
+        proposals = [Proposal(name="as learnt", options=tuple(chosen))]
+        for (scheme, bits), options in sorted(uniform.items(), key=lambda each: loss(each[1])):
+            named = f"scheme {scheme + 1} of each, {self.options.bits[bits] or 'float32'} bits"
+            proposals.append(Proposal(name=named, options=tuple(options)))
+        told = net.choice.told()["dims"]
+        return Standing(
+            identity=known,
+            price=float(net.choice.price),
+            dims=tuple(tuple(told[name]) for name in self.options.features),
+            losses=tuple(tuple(sorted(own.items())) for own in losses),
+            proposals=tuple(proposals[: self.recipe.search.proposals]),
+        )
+
+    def _write(self, room: Path, standing: Standing, best: Proposal, phase: int, judge: Judge) -> None:
+        """Write the plan directory of a budget."""
+        made = self.fitter.plan(best.options)
         place = {field.feature: number for number, field in enumerate(made.fields)}
-        told = sorted(self._choices(net, chosen, losses), key=lambda choice: place[choice.feature])
+        told = sorted(self._choices(standing, best.options), key=lambda choice: place[choice.feature])
+        last = [trial for trial in standing.trials if standing.proposals[trial.proposal] == best][-1:]
         found = pb.Search(
             method="budget",
             model=self.recipe.model.name,
             seed=self.recipe.train.seed,
             schema=self.prepared.schema,
             choices=told,
-            valid_metrics={"logloss": losses[0][chosen[0]]},
+            valid_metrics={name: getattr(trial, name) for trial in last for name in ("auc", "logloss")},
             budget=pb.Budget(
                 asked=self.asked[phase],
-                bytes=budget,
-                taken=self.fitter.bytes(chosen),
+                bytes=self.budgets[phase],
+                taken=self.fitter.bytes(best.options),
                 full=self.full,
                 smallest=self.fitter.smallest(),
-                price=float(net.choice.price),
+                price=standing.price,
                 rows=len(judge.ids),
             ),
         )
         plan_directory.write_plan(room, made, found)
 
-    def _choices(
-        self, net: Supernet, chosen: Sequence[Option], losses: Sequence[dict[Option, float]]
-    ) -> list[pb.Choice]:
+    def _choices(self, standing: Standing, chosen: Sequence[Option]) -> list[pb.Choice]:
         """What search.json tells of each field, in the schema's order."""
-        dims, found = net.choice.told()["dims"], list[pb.Choice]()
+        found = list[pb.Choice]()
         for number, (name, own) in enumerate(zip(self.options.features, chosen, strict=True)):
             candidates = self.recipe.search.candidates_of(name)
-            shares = [share for dim, share in zip(self.options.dims, dims[name], strict=True) if dim in candidates]
-            measured = losses[number]
+            shares = [
+                share for dim, share in zip(self.options.dims, standing.dims[number], strict=True) if dim in candidates
+            ]
+            measured = standing.measured(number)
             options = [
                 self._option(number, option, loss - measured[own])
                 for option, loss in sorted(measured.items(), key=lambda each: (self._size(number, each[0]), each[0]))
@@ -145,4 +178,3 @@ class BudgetSearch:
 
 def _names(made: pb.Plan) -> list[str]:
     return [field.feature for field in made.fields]
-

@@ -55,7 +55,11 @@ def ladders(
         own = recipe.embedding.fields.get(feature.name, FieldConfig())
         combine = COMBINES[own.combine or recipe.embedding.combine]
         tables = [plan.pairs(base)]
-        if known is None and own.scheme is None and base.cardinality > max(recipe.embedding.threshold, SMALL * budgets[-1]):
+        if (
+            known is None
+            and own.scheme is None
+            and base.cardinality > max(recipe.embedding.threshold, SMALL * budgets[-1])
+        ):
             tables = _pruned(base.cardinality, shares[0], shares[-1])
         if combine not in (pb.MULT, pb.ADD) and (len(tables) > 1 or len(tables[0]) > 1):
             raise RecipeError(
@@ -89,7 +93,7 @@ def _given(recipe: Recipe) -> dict[str, FieldConfig]:
 def _scheme(base: pb.Field, tables: Tables) -> pb.Scheme:
     if tables == plan.pairs(base):
         return base.scheme
-    return pb.QUOTIENT_REMAINDER if len(tables) == 2 else pb.MIXED_RADIX  # noqa: PLR2004  # as tables.bin counts them
+    return pb.QUOTIENT_REMAINDER if len(tables) == 2 else pb.MIXED_RADIX  # as tables.bin counts them
 
 
 def _pruned(n: int, most: float, least: float) -> list[Tables]:

@@ -35,13 +35,16 @@ class Supernet:
         """Let all tables have what was drawn: they look at one and the same."""
         vars(self.tables.drawn).update(vars(drawn))
 
-    def loss(self, rows: Rows, chosen: Tensor, drawn: Drawn, *, mixed: bool) -> tuple[Tensor, Tensor]:
-        """Mean cross entropy of the chosen rows under what was drawn, and the norm of what was looked up."""
+    def loss(self, rows: Rows, chosen: Tensor, drawn: Drawn, labels: Tensor, *, mixed: bool) -> tuple[Tensor, Tensor]:
+        """Mean cross entropy of the chosen rows under what was drawn, and the norm of what was looked up.
+
+        `labels` are of all rows.
+        """
         self.follow(drawn)
         with torch.autocast(rows.ids.device.type, torch.bfloat16, enabled=mixed):
             logits, norm = self.model(rows.ids[chosen], rows.numbers[chosen])
         weights = None if rows.weights is None else rows.weights[chosen]
-        return binary_cross_entropy_with_logits(logits, rows.labels[chosen], weights), norm
+        return binary_cross_entropy_with_logits(logits, labels[chosen], weights), norm
 
 
 def make_supernet(

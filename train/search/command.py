@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from pathlib import Path
 
 from ..command import add_arguments
 
@@ -61,10 +62,20 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     add_arguments(parser, out="PLAN", what="search", setting="search.epochs=5")
     either = parser.add_mutually_exclusive_group()
     for flag, metavar, told in (
-        ("--budget", "BYTES", "scheme, dim and bits of every field in so many bytes: 20KB, 5MB, or 10x, fewer than full"),
+        (
+            "--budget",
+            "BYTES",
+            "scheme, dim and bits of every field in so many bytes: 20KB, 5MB, or 10x, fewer than full",
+        ),
         ("--pareto", "BYTES,…", "several budgets in one search, as 4x,10x,20x,50x: a plan for each, in PLAN/10x …"),
     ):
         either.add_argument(flag, metavar=metavar, dest="set", action="append", type=_budget, help=told)
+    parser.add_argument(
+        "--teacher",
+        metavar="RUN",
+        type=Path,
+        help="with a budget: a finished run of full tables on the same features, whose scores are learned from too",
+    )
     parser.set_defaults(run=_run, extra="train")
 
 

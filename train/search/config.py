@@ -41,7 +41,8 @@ KEYS = {  # which keys belong to which method, beside `method` itself
     "random": {"candidates", "fields", "trials", "parameters"},
     "budget": {
         *("budget", "candidates", "bits", "base", "fields", "unify"),
-        *("every", "warmup", "epochs", "lr", "tau_min", "tau_rate", "price"),
+        *("every", "warmup", "epochs", "lr", "tau_min", "tau_rate", "price", "proposals"),
+        "proposal_epochs",
     },
 }
 
@@ -72,6 +73,8 @@ class SearchConfig(Section):
         between commas. No default.
     bits: budget: that values may have, 0 for float32, from many to few.
     price: budget: how fast the price of bytes rises while they are above the budget, at each update of the choice.
+    proposals: budget: how many plans are trained against each other: that of the choice, and uniform ones.
+    proposal_epochs: budget: after how many epochs the better half of them goes on.
     parameters: mixed, random: the plan's tables hold at most so many numbers; mixed lowers `base` until they do.
     trials: random: how many plans are trained.
     """
@@ -98,6 +101,8 @@ class SearchConfig(Section):
     budget: str | None = None
     bits: Bits = (0, 8, 4, 3, 2, 1)
     price: float = Field(default=1e-3, gt=0)
+    proposals: int = Field(default=5, ge=1, le=100)
+    proposal_epochs: int = Field(default=2, ge=1)
 
     @field_validator("budget")
     @classmethod

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ...protos import manifest_pb2 as pb
 from ...protos import plan, plan_directory
+from ..budget.main import main as budget
 from ..checkpoint import NAME as CHECKPOINT
 from ..directory import check_run, open_run
 from ..fresh import identity
@@ -23,7 +24,6 @@ from ..prepare import Prepared, prepare
 from ..recipe import Recipe
 from ..recipe_file import read_recipe, to_toml
 from ..run import choose_device
-from ..budget.main import main as budget
 from .budget import check_candidates, supernet_parameters
 from .derive import wide_plan, with_dims
 from .figures import draw_choice, draw_dims

@@ -1,0 +1,48 @@
+"""Templates: plans within a budget that a person would try, one scheme and one number of bits for all large fields.
+
+They stand beside the plan that the choice has learnt, so that a search never ends below what is uniform.
+"""
+
+from collections.abc import Mapping
+
+from .fitted import Fitter
+from .options import Option
+
+UNUSED = 0.5  # of a budget: a template that leaves more, its dims at their widest, is one for a smaller budget
+Templates = Mapping[tuple[int, int], list[Option]]  # (scheme, bits), by number -> an option of each field
+
+
+def templates(fitter: Fitter, budget: int) -> Templates:
+    """Of each scheme and bits the plan of the widest dims that fit, small fields first."""
+    options, found = fitter.options, dict[tuple[int, int], list[Option]]()
+    for scheme in range(max(map(len, options.ladders.values()))):
+        for bits in range(len(options.bits)):
+            if (filled := _filled(fitter, budget, scheme, bits)) is not None:
+                found.setdefault((scheme, bits), filled)
+    return {key: plan for place, (key, plan) in enumerate(found.items()) if plan not in list(found.values())[:place]}
+
+
+def _filled(fitter: Fitter, budget: int, scheme: int, bits: int) -> list[Option] | None:
+    options = fitter.options
+    dims = [sorted({dim for _, dim, _ in options.of(field)}) for field in range(len(options.features))]
+    schemes = [min(scheme, len(ladder) - 1) for ladder in options.ladders.values()]
+    plan: list[Option] = [(own, each[0], bits) for own, each in zip(schemes, dims, strict=True)]
+    if fitter.bytes(plan) > budget:
+        return None
+
+    def size(field: int, option: Option) -> int:
+        return int(options.sizes[field, *option])
+
+    room = budget - fitter.bytes(plan) + sum(size(field, own) for field, own in enumerate(plan))
+    order = sorted(range(len(plan)), key=lambda field: size(field, plan[field]))
+    held = sum(size(field, own) for field, own in enumerate(plan))
+    widest = 0
+    for step in range(1, max(map(len, dims))):
+        for field in order:
+            if step < len(dims[field]):
+                wider = (schemes[field], dims[field][step], bits)
+                more = size(field, wider) - size(field, plan[field])
+                if held + more <= room and fitter.bytes([*plan[:field], wider, *plan[field + 1 :]]) <= budget:
+                    plan[field], held = wider, held + more
+                    widest += step == len(dims[field]) - 1
+    return None if widest == len(plan) and held < UNUSED * room else plan
