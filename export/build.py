@@ -11,7 +11,7 @@ from safetensors.numpy import save
 
 from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
-from ..protos import metrics
+from ..protos import metrics, tables_bin
 from ..protos.errors import Malformed, MissingFile, ParityError
 from ..protos.exported import WIDEST_BOUND
 from ..protos.schema import layout
@@ -31,7 +31,12 @@ from .tolerance import tolerance
 MODEL, RANK, GOLDEN = "model.onnx", "rank.onnx", "golden.safetensors"
 GOLDEN_ROWS = 256
 CROSSED_CONTEXTS, CROSSED_CANDIDATES = 4, 64  # of golden rows: all pairs of them are scored by both graphs
-PARTS = {"embedding": "tables", "first_order": "first_order", "classes": "classes", "vocabulary": "vocabularies"}
+PARTS = {
+    "embedding": tables_bin.TABLES,
+    "first_order": tables_bin.FIRST_ORDER,
+    "classes": tables_bin.CLASSES,
+    "vocabulary": tables_bin.VOCABULARIES,
+}
 
 
 @dataclass(frozen=True)
@@ -217,7 +222,7 @@ def _write_manifest(
             int8_layers=sorted(built.calibrated.layers),
             graphs=graphs,
             no_rank=model.no_ranking,
-            parts=_parts(model.packed, (work / TABLES).stat().st_size),
+            parts=_parts(model.packed),
             candidates=candidates,
         )
     )
@@ -229,12 +234,9 @@ def _write_manifest(
     manifests.write(work, bundle)
 
 
-def _parts(packed: tuple[Packed, ...], whole: int) -> list[pb.PartBytes]:
-    sizes = dict.fromkeys(PARTS.values(), 0)
-    for each in packed:
-        sizes[PARTS[_part(each)]] += each.size
-    found = [pb.PartBytes(name=name, bytes=size) for name, size in sizes.items() if size]
-    return [*found, pb.PartBytes(name="alignment", bytes=whole - sum(sizes.values()))]
+def _parts(packed: Sequence[Packed]) -> list[pb.PartBytes]:
+    sizes = tables_bin.part_bytes((PARTS[_part(each)], each.size) for each in packed)
+    return [pb.PartBytes(name=name, bytes=size) for name, size in sizes.items()]
 
 
 def _part(packed: Packed) -> str:

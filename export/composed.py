@@ -15,7 +15,7 @@ from ..protos import packing
 from ..protos.ids import MISSING, VocabularyValues, bucket_ids, ids_of
 from ..protos.manifest import class_name
 from ..protos.nets import DENSE, EMBEDDINGS, FIRST_ORDER
-from ..protos.plan import SIDE_BY_SIDE
+from ..protos.plan import SIDE_BY_SIDE, path_steps
 from ..protos.schema import dense_features, layout
 from .codes import LEVELS, STEP, STEPS, Codes, Kept
 from .graph import Array
@@ -150,8 +150,8 @@ def _rows(
 
 def _step(tape: Tape, field: pb.Field, vector: Node, weights: Float64s) -> Node:
     """Each item's vector through its function of PATH, whose weights [N, numbers] stand one after the other."""
-    dim, hidden, start = field.dim, field.hidden, 0
-    for last, (reads, gives) in enumerate([(dim, hidden), (hidden, dim)] if hidden else [(dim, dim)]):
+    start = 0
+    for last, (reads, gives) in enumerate(path_steps(field.dim, field.hidden)):
         matrices = weights[:, start : start + gives * reads].reshape(-1, gives, reads)
         start += gives * reads + gives
         if last:

@@ -4,13 +4,15 @@ Legend: B rows of a request.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
+
+from ..protos.tables_bin import lay_out
 
 Array = npt.NDArray[Any]
 Read = Callable[[str], Array]  # a tensor of the run's weights, by name
@@ -20,7 +22,6 @@ OPSET, IR_VERSION = 18, 8
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 BATCH = "batch"
 TABLES = "tables.bin"
-ALIGNMENT = 4096  # a page: memory-mapping runtimes ask for it on some systems
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ class Packed:
     """A constant of `tables.bin`: its parts one after the other along the first axis, of rows or of parts of rows.
 
     parts: tensors of the run's weights, by name, or columns of them, or their codes, or arrays of a few rows.
-    offset: where it begins in the file; a multiple of `ALIGNMENT`.
+    offset: where it begins in the file: see protos/tables_bin.py.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     parts: tuple[Part, ...]
-    offset: int
+    offset: int = 0
 
     @property
     def size(self) -> int:
@@ -64,18 +65,24 @@ class Packed:
 
 
 class Store:
-    """The constants of `tables.bin`, which all graphs of a bundle share: a name stands for one of them."""
+    """The constants of `tables.bin`, which all graphs of a bundle share: a name stands for one of them.
+
+    Where they stand is known once all are: no graph is made a model before.
+    """
 
     def __init__(self) -> None:
-        self.packed = dict[str, Packed]()
-        self._end = 0
+        self._named = dict[str, Packed]()
+
+    @property
+    def packed(self) -> dict[str, Packed]:
+        """The constants so far, as they were named, each where it stands if no other one comes."""
+        offsets = lay_out({name: each.size for name, each in self._named.items()})
+        return {name: replace(each, offset=offsets[name]) for name, each in self._named.items()}
 
     def add(self, name: str, dtype: str, width: tuple[int, ...], parts: Sequence[Part], rows: int) -> str:
         """A constant [rows, *width]: `parts` one after the other; nothing where the name is known."""
-        if name not in self.packed:
-            offset = -(-self._end // ALIGNMENT) * ALIGNMENT
-            self.packed[name] = Packed(name, dtype, (rows, *width), tuple(parts), offset)
-            self._end = offset + self.packed[name].size
+        if name not in self._named:
+            self._named[name] = Packed(name, dtype, (rows, *width), tuple(parts))
         return name
 
 

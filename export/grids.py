@@ -3,7 +3,8 @@
 A kept row has its codes plane by plane (protos/low_bits.py). A byte of a plane of 1 or 2 bits holds 8 or 4 neighbours,
 the first of them lowest; one of 4 bits a column of the first half low, and one of the second half high. So a byte is
 looked up and gives whole neighbours, or all bytes are cut in two at once: the fastest ways that ONNX has for each
-(benchmarks/graphs). The levels stand in `tables.bin` too, and ONNX Runtime gathers them once, when it opens the graph.
+(benchmarks/graphs). The scales stand in `tables.bin` too, and ONNX Runtime gathers them and makes offsets of them once,
+when it opens the graph.
 Legend: B rows of a request; C columns of ids; D width of a vector; R rows of a stretch; F fields of a packed table.
 """
 
@@ -61,9 +62,7 @@ class Grid:
         Raises:
             OffGrid: a number that no code gives.
         """
-        scale, offset = map(self.read, self._names(feature))
-        where = f"feature {feature!r}, table {self.number}"
-        return pack(low_bits.encode(rows, scale, offset, self.bits, where), self.bits)
+        return pack(low_bits.encode(rows, *self._grid(feature), self.bits, self._where(feature)), self.bits)
 
     def gather(self, graph: Graph, name: str, table: str, rows: str, dim: int, columns: Sequence[str]) -> str:
         """Rows of the packed table: int64 [B, C] -> float32 [B, C, D]; the arguments are those of `Kept.gather`."""
@@ -86,23 +85,32 @@ class Grid:
         return found[0] if len(found) == 1 else graph.node(f"{name}/codes", "Add", *found)
 
     def _levels(self, graph: Graph, name: str, table: str, dim: int, columns: Sequence[str]) -> tuple[str, str]:
-        """Scales and offsets of each column of ids, float32 [C, D] each: kept by field, [F, 2, D]."""
-        parts: list[Part] = [tensor for feature in self.features for tensor in self._names(feature)]
+        """Scales and offsets of each column of ids, float32 [C, D] each: scales are kept by field, [F, D].
+
+        The scale of fields that take no part is 0, and their offset the centre.
+        """
+        parts: list[Part] = [low_bits.scale_name(feature, self.number) for feature in self.features]
+        centres = [low_bits.centre_of(*self._grid(each), self.bits, self._where(each)) for each in self.features]
         if self.absent is not None:
-            parts.append(np.array([[[0] * dim, [self.absent] * dim]], np.float32))
-        height = len(self.features) + (self.absent is not None)
-        kept = graph.table(f"{table}.levels", "float32", (2, dim), parts, height)
+            parts.append(np.zeros((1, dim), np.float32))
+            centres.append(self.absent)
+        kept = graph.table(f"{table}.scales", "float32", (dim,), parts, len(parts))
         places = {feature: place for place, feature in enumerate(self.features)}
         wanted = [places.get(feature, len(self.features)) for feature in columns]
-        own = graph.pick(f"{name}/levels", kept, wanted, height, axis=0)
-        first, second = (graph.constant(f"number.int/{k}", np.array(k, np.int64)) for k in range(2))
-        return (
-            graph.node(f"{name}/scales", "Gather", own, first, axis=1),
-            graph.node(f"{name}/offsets", "Gather", own, second, axis=1),
+        scale = graph.pick(f"{name}/scales", kept, wanted, len(parts), axis=0)
+        centre = graph.constant(f"{name}/centres", np.array([[centres[place]] for place in wanted], np.float32))
+        half = low_bits.half(self.bits)
+        below = graph.node(
+            f"{name}/below", "Mul", scale, graph.constant(f"number.half/{half}", np.array([half], np.float32))
         )
+        return scale, graph.node(f"{name}/offsets", "Sub", centre, below)
 
-    def _names(self, feature: str) -> tuple[str, str]:
-        return low_bits.scale_name(feature, self.number), low_bits.offset_name(feature, self.number)
+    def _grid(self, feature: str) -> tuple[Array, Array]:
+        scale, offset = (name(feature, self.number) for name in (low_bits.scale_name, low_bits.offset_name))
+        return self.read(scale), self.read(offset)
+
+    def _where(self, feature: str) -> str:
+        return f"feature {feature!r}, table {self.number}"
 
 
 def pack(codes: Codes, bits: int) -> Codes:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..protos import manifest_pb2 as pb
 from ..protos import packing
-from ..protos.plan import SIDE_BY_SIDE
+from ..protos.plan import SIDE_BY_SIDE, path_steps
 from .bags import pool
 from .codes import Codes
 from .graph import Columns, Graph, Part
@@ -141,7 +141,7 @@ def _walk(
         vector = gathered("start", 0, 0, dim, 1)
     for j in range(1, len(parts)):
         start = 0
-        for step, (inputs, outputs) in enumerate([(dim, hidden), (hidden, dim)] if hidden else [(dim, dim)]):
+        for step, (inputs, outputs) in enumerate(path_steps(dim, hidden)):
             name = f"step.{j}.{step}"
             matrix = gathered(f"{name}/matrix", j, start, outputs, inputs)
             bias = gathered(f"{name}/bias", j, start + outputs * inputs, outputs, 1)

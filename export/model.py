@@ -12,11 +12,11 @@ Slots and columns stand as protos/schema.py lays out the features, or those of a
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
 from ..protos import manifest_pb2 as pb
 from ..protos.nets import DENSE, EMBEDDINGS, FIRST_ORDER
+from ..protos.plan import CLASS_BYTES
 from . import layers
 from .codes import FLOATS, Codes
 from .dense import transform
@@ -38,7 +38,7 @@ class Model:
 
     row_wise: model.onnx.
     ranking: rank.onnx, or None for the reason `no_ranking`.
-    packed: the constants of tables.bin, in order.
+    packed: the constants of tables.bin.
     class_arrays: where in it semantic fields have their classes.
     values: the net's values in each of the graphs, by name.
     """
@@ -106,9 +106,9 @@ class Blueprint:
         return graph.model(inputs, [value_info(LOGIT, "float32"), value_info(CTR, "float32")])
 
     def _class_arrays(self, store: Store) -> tuple[pb.ClassArray, ...]:
-        class_bytes = np.dtype(np.int32).itemsize
+        packed = store.packed
         return tuple(
-            pb.ClassArray(feature=feature, table=table, offset=store.packed[CLASSES].offset + class_bytes * start)
+            pb.ClassArray(feature=feature, table=table, offset=packed[CLASSES].offset + CLASS_BYTES * start)
             for (feature, table), start in self._classes.starts.items()
         )
 

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..protos.ids import FMIX_FIRST, Int64s, UInt64s, fmix64
+from ..protos.tables_bin import bucket_count, entry_count
 
 FACTOR, SHIFT = FMIX_FIRST, 32
 DISPLACEMENTS = 2**31  # of 0 and more in int32
@@ -50,7 +51,7 @@ def perfect_hash(values: Int64s, ids: npt.NDArray[np.int32]) -> PerfectHash:
     too few would be alone in theirs, and those are what fills the last slots.
     """
     n = len(values)
-    buckets = (n * 3 // 8 + 32) | 1  # odd: bucket and slot tell of different bits where n is a power of two
+    buckets = bucket_count(n)
     spread = values.view(np.uint64) * np.uint64(FACTOR)
     displacements, attempt, seed, hashes = None, 0, 1, np.zeros(0, np.int64)
     while displacements is None:
@@ -59,7 +60,7 @@ def perfect_hash(values: Int64s, ids: npt.NDArray[np.int32]) -> PerfectHash:
         mixed = (spread ^ (spread >> np.uint64(SHIFT))) * np.uint64(seed)
         hashes = (mixed ^ (mixed >> np.uint64(SHIFT))).view(np.int64)
         displacements = _displacements(hashes, buckets)
-    entries = np.zeros(max(n, 1), np.uint64)
+    entries = np.zeros(entry_count(n), np.uint64)
     if n:
         entries[(hashes ^ displacements[hashes % buckets]) % n] = spread ^ (n - ids).astype(np.uint64)
     return PerfectHash(seed, displacements.astype(np.int32), entries)

@@ -123,5 +123,6 @@ def _check_grids(manifest: pb.Manifest, weights: Tensors) -> None:
                 names = low_bits.scale_name(field.feature, j), low_bits.offset_name(field.feature, j)
                 scale, offset = map(weights.read, names)
                 low_bits.check_grid(scale, offset, where)
+                low_bits.centre_of(scale, offset, table.bits, where)
                 for stretch in weights.stretches(f"embedding.{field.feature}.{j}"):
                     low_bits.encode(stretch, scale, offset, table.bits, where)

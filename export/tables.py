@@ -1,4 +1,4 @@
-"""`tables.bin`: all packed tables, one after the other, each from a multiple of 4096 bytes on; raw little-endian.
+"""Tables: `tables.bin` written, every packed constant where protos/tables_bin.py lays it; raw little-endian.
 
 Names, dtypes, shapes and offsets stand in model.onnx as external data. ONNX Runtime maps the file when the model is
 opened by its path, so that all processes share one copy of it.
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..protos.tables_bin import padded
 from .graph import Array, Coded, Columns, Packed, Part
 from .tensors import Tensors
 
@@ -22,6 +23,7 @@ def write(path: Path, packed: Sequence[Packed], weights: Tensors) -> None:
                 for stretch in _stretches(part, weights):
                     little_endian = np.dtype(constant.dtype).newbyteorder("<")
                     file.write(np.ascontiguousarray(stretch, little_endian).data)
+        file.truncate(max((each.offset + padded(each.size) for each in packed), default=0))
 
 
 def _stretches(part: Part, weights: Tensors) -> Iterable[Array]:

@@ -8,11 +8,11 @@ from . import manifest_pb2 as pb
 from . import schema
 from .errors import Malformed, MissingFile
 from .manifest import QUOTED
+from .tables_bin import PARTS
 
 ROW_WISE, RANKING, TABLES, GOLDEN = "model.onnx", "rank.onnx", "tables.bin", "golden.safetensors"
 # Of int8 layers in nets of wide logits, where rare sums of errors reach 1; nothing is proved beyond it.
 WIDEST_BOUND = 8.0
-PARTS = {"tables", "first_order", "classes", "vocabularies", "alignment"}
 STAGES = {side + name for side in ("", "context.") for name in ("ids", "lookup", "dense", "net", "output")}
 CODES = {pb.FP32: set[int](), pb.FP16: {pb.HALF}, pb.INT8: {pb.HALF, pb.FIELD_SCALE, pb.ROW_SCALE}}
 DENSE = (pb.FP32, pb.INT8)
@@ -119,7 +119,7 @@ def _sizes(manifest: pb.Manifest) -> Broken:
     if export.table_bytes > size:
         yield f"{TABLES} holds all tables", f"{export.table_bytes} bytes of them in {size}"
     if export.parts:
-        yield from _names(f"{TABLES} has known parts, each once", [part.name for part in export.parts], PARTS)
+        yield from _names(f"{TABLES} has known parts, each once", [part.name for part in export.parts], set(PARTS))
         total = sum(part.bytes for part in export.parts)
         if total != size:
             yield f"the parts of {TABLES} add up to it", f"{total} of {size} bytes"

@@ -35,7 +35,12 @@ def class_tables(field: pb.Field) -> list[int]:
 
 def path_width(dim: int, hidden: int) -> int:
     """How many weights a function of PATH has: of a linear map, or of an MLP with one hidden layer."""
-    return hidden * dim + hidden + dim * hidden + dim if hidden else dim * dim + dim
+    return sum(inputs * outputs + outputs for inputs, outputs in path_steps(dim, hidden))
+
+
+def path_steps(dim: int, hidden: int) -> list[tuple[int, int]]:
+    """The linear maps of a function of PATH, in order: how many numbers each reads, and how many it gives."""
+    return [(dim, hidden), (hidden, dim)] if hidden else [(dim, dim)]
 
 
 def table_dims(combine: pb.Combine, dim: int, hidden: int, k: int) -> list[int]:
@@ -241,7 +246,7 @@ def _check_leave(field: pb.Field, where: str) -> None:
 
 
 def weight_bytes(field: pb.Field) -> int:
-    """Bytes of the field's tables: in float32; or of few bits, as packed codes with a scale and an offset a column."""
+    """Bytes of the field's tables: in float32; or of few bits, as packed codes with a scale a column."""
     return sum(_bytes_of(table, table.dim) for table in field.tables)
 
 

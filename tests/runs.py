@@ -192,9 +192,9 @@ def weights(manifest: pb.Manifest, rng: np.random.Generator) -> dict[str, Array]
 
 
 def few_bits(feature: str, j: int, table: pb.Table, rng: np.random.Generator) -> dict[str, Array]:
-    """A table on a grid of about [-.5, .5], with its scales and offsets."""
+    """A table on a grid of about [-.5, .5], or [.5, 1.5], with its scales and offsets."""
     scale = (rng.uniform(0.8, 1.2, table.dim) / 2**table.bits).astype(np.float32)
-    offset = rng.uniform(-0.6, -0.4, table.dim).astype(np.float32)
+    offset = low_bits.offsets(scale, table.bits, float(rng.integers(0, 2)) if j else 0.0)
     codes = rng.integers(0, 2**table.bits, (table.rows, table.dim)).astype(np.uint8)
     values = low_bits.decode(codes, scale, offset)
     names = f"embedding.{feature}.{j}", low_bits.scale_name(feature, j), low_bits.offset_name(feature, j)

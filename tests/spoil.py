@@ -175,11 +175,11 @@ def recoded(code: pb.Code) -> Callable[[list[pb.TableCode]], None]:
 
 
 def levels(factor: float) -> Change:
-    """Scales and offsets of few bits times a number."""
+    """Scales of few bits times a number."""
 
     def spoil(bundle: Path, found: pb.Manifest) -> None:
         inside = onnx.load(bundle / "model.onnx", load_external_data=False).graph.initializer
-        (place, *_) = ({e.key: e.value for e in each.external_data} for each in inside if each.name.endswith(".levels"))
+        (place, *_) = ({e.key: e.value for e in each.external_data} for each in inside if each.name.endswith(".scales"))
         offset, length = int(place["offset"]), int(place["length"])
 
         def change(data: bytearray, _: pb.Manifest) -> None:

@@ -170,10 +170,10 @@ def test_tables_of_few_bits_are_told_with_their_bits(run: Path, capsys: pytest.C
     manifest.write(run, made)
     (user,) = (each["embedding"] for each in facts_of(run, capsys)["features"] if each["name"] == "user")
     assert [table["bits"] for table in user["tables"]] == [3, 3]
-    assert user["bytes"] == 29 * (1 + 1) + 2 * 4 * 8
+    assert user["bytes"] == 29 * (1 + 1) + 2 * 4 * 4
     assert main(["inspect", str(run)]) == 0
     words = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["mult", "4", "3", "122", "B", "1.6", "KiB", "13.1x"] in [line[5:] for line in words]
+    assert ["mult", "4", "3", "90", "B", "1.6", "KiB", "17.8x"] in [line[5:] for line in words]
 
 
 def test_a_pipe_gets_plain_text_whole(run: Path) -> None:

@@ -60,6 +60,28 @@ def test_grids_that_cannot_be_are_refused(scale: float, offset: float) -> None:
         low_bits.check_grid(np.float32([1, scale, 1]), np.float32([0, offset, 0]), "here")
 
 
+@pytest.mark.parametrize("bits", low_bits.BITS)
+@given(grids())
+def test_offsets_tell_their_centre(bits: int, grid: Grid) -> None:
+    """Where scales are so large that one is lost beside them, either centre gives the same offsets."""
+    scale, half = grid[0], np.float32(2.0 ** (bits - 1) - 0.5)
+    zero, one = (low_bits.offsets(scale, bits, centre) for centre in (0, 1))
+    assert (zero.dtype, one.dtype) == (np.float32, np.float32)
+    assert zero.tolist() == [-(each * half) for each in scale]
+    assert one.tolist() == [np.float32(1) - each * half for each in scale]
+    assert low_bits.centre_of(scale, zero, bits, "here") == 0
+    assert low_bits.centre_of(scale, one, bits, "here") == float((zero != one).any())
+
+
+@pytest.mark.parametrize("offset", [-1.8750001, 0, 0.125, -0.875, np.nan])
+def test_other_centres_are_refused(offset: float) -> None:
+    """The first column's is 0; the other's is none, or 1."""
+    scale = np.float32([1, 0.25])
+    assert low_bits.centre_of(scale, np.float32([-7.5, -1.875]), 4, "here") == 0
+    with pytest.raises(OffGrid, match=r"0 or 1, less 7\.5 scales"):
+        low_bits.centre_of(scale, np.float32([-7.5, offset]), 4, "here")
+
+
 def test_a_row_takes_as_many_bytes_as_its_planes() -> None:
     for bits, dim in itertools.product(low_bits.BITS, range(1, 40)):
         planes = [[0] * dim * plane for plane in low_bits.PLANES[bits]]

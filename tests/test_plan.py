@@ -150,15 +150,15 @@ def test_bytes_and_parameters_of_a_field_counted_by_hand() -> None:
 
 @pytest.mark.parametrize(("bits", "row"), [(0, 20), (8, 5), (4, 3), (3, 2 + 1), (2, 2), (1, 1)])
 def test_bytes_of_few_bits_counted_by_hand(bits: int, row: int) -> None:
-    """Rows of 5 values on 25 + 4 rows; a scale and an offset a column of each table."""
-    pairs, grid = [(1, 25), (25, 4)], 5 * 8 if bits else 0
+    """Rows of 5 values on 25 + 4 rows; a scale a column of each table."""
+    pairs, grid = [(1, 25), (25, 4)], 5 * 4 if bits else 0
     built = plan.build_field("user", 100, pairs, scheme=pb.QUOTIENT_REMAINDER, combine=pb.MULT, dim=5, bits=bits)
     assert plan.table_bytes(built) == (25 + 4) * row + 2 * grid
     assert plan.float_bytes(built) == (25 + 4) * 5 * 4
     assert plan.full_bytes(built) == 100 * 5 * 4
     assert plan.bytes_at(built, 5) == plan.table_bytes(built)
     one = plan.bytes_at(built, 1)
-    assert one == (29 + 2 * 8 if bits not in (0, 3) else 29 * 4 if not bits else 29 * 2 + 2 * 8)
+    assert one == (29 + 2 * 4 if bits not in (0, 3) else 29 * 4 if not bits else 29 * 2 + 2 * 4)
     path = plan.build_field("user", 100, pairs, scheme=pb.QUOTIENT_REMAINDER, combine=pb.PATH, dim=5, bits=bits)
     assert plan.table_bytes(path) == 25 * row + grid + 4 * (5 * 5 + 5) * 4  # functions are float32
 

@@ -7,7 +7,7 @@ import numpy as np
 from commands import quorem
 from quorem.protos import manifest as manifests
 from quorem.protos import manifest_pb2 as pb
-from quorem.protos import packing, plan, plan_directory
+from quorem.protos import plan, plan_directory, tables_bin
 from quorem.protos.encode import Column
 from quorem.serve.client import Client
 from safetensors.numpy import load_file
@@ -44,28 +44,11 @@ epochs = 2
 every = 1
 lr = 0.1
 """
-PAGE, FLOAT = 4096, 4
 MODELS = {
     "deepfm": '{ name = "deepfm", mlp = [8] }',  # makes the vectors alike
     "wide_deep": '{ name = "wide_deep", mlp = [8] }',  # takes them as they are
 }
 MISSING = -(2**63)
-
-
-def tables_bin(made: pb.Plan) -> int:
-    """How large `tables.bin` is, by the plan alone: packed tables, each from a page of its own on.
-
-    Where a field of a group has fewer tables than others, the packed table ends in one row that joins as nothing does.
-    """
-    end = 0
-    for fields in (made.fields, made.first_order):
-        for group in packing.groups(fields):
-            own = [fields[position] for position in group.fields]
-            for j in range(group.depth):
-                sharers = [field for field in own if len(field.tables) > j]
-                rows = sum(field.tables[j].rows for field in sharers) + (len(sharers) < len(own))
-                end = -(-end // PAGE) * PAGE + rows * sharers[0].tables[j].dim * FLOAT
-    return end
 
 
 def columns_of(schema: pb.Schema, reference: dict[str, np.ndarray]) -> dict[str, Column]:
@@ -106,8 +89,9 @@ def test_a_searched_plan_trains_exports_and_serves_and_is_as_large_as_it_says(tm
         )
         held = sum(each.size for key, each in weights.items() if key.startswith("embedding."))
         assert held == plan.parameters(made.fields) == json.loads(done.stdout)["parameters"]["embedding"]
+        size = sum(tables_bin.plan_bytes(manifest.schema, made).values())
         quorem("export", run, "--to", tmp_path / "models" / name)
-        assert (tmp_path / "models" / name / "1" / "tables.bin").stat().st_size == tables_bin(made)
+        assert (tmp_path / "models" / name / "1" / "tables.bin").stat().st_size == size
     with serving(tmp_path / "models", tmp_path / "log", "--workers", "1") as server, Client(server.address) as client:
         for name in MODELS:
             manifest, reference = manifests.read(tmp_path / name), load_file(tmp_path / name / "reference.safetensors")

@@ -66,6 +66,11 @@ def place(number: int, **changes: object) -> Callable[[Path, pb.Manifest], None]
     return change
 
 
+def among_vectors(bundle: Path, found: pb.Manifest) -> None:
+    """The file's last constants are tables."""
+    found.export.class_arrays[0].offset = (bundle / "tables.bin").stat().st_size - 4 * 64
+
+
 def drop(_: Path, found: pb.Manifest) -> None:
     del found.export.class_arrays[0]
 
@@ -90,7 +95,7 @@ HOSTILE: dict[str, tuple[Callable[[Path, pb.Manifest], None], type[QuoremError],
     "a place of the table of remainders": (place(0, table=2), Malformed, "where the classes"),
     "a place at the end": (place(1, offset=2**20), Malformed, "within tables.bin"),
     "a place beyond all files": (place(1, offset=2**64 - 4), Malformed, "within tables.bin"),
-    "a place among the vectors": (place(0, offset=4096), WrongClasses, "number of a row"),
+    "a place among the vectors": (among_vectors, WrongClasses, "number of a row"),
     "a place between two numbers": (place(0, offset=2), WrongClasses, "number of a row"),
 }
 

@@ -146,6 +146,7 @@ def test_vectors_are_what_is_written_composed_and_values_stand_on_their_grids(
                 assert [shapes.pop(name) for name in names] == [(table.dim,)] * 2
                 scale, offset = (weights[name] for name in names)
                 low_bits.check_grid(scale, offset, "here")
+                assert low_bits.centre_of(scale, offset, bits, "here") == float(j > 0 and "mult" in join)
                 codes = low_bits.encode(values, scale, offset, bits, "here")
                 assert low_bits.decode(codes, scale, offset).tobytes() == values.tobytes()
                 assert len(values) < 9 or len(np.unique(codes)) > 1

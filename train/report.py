@@ -17,7 +17,7 @@ SHORT = {pb.HASHED: "hash", pb.QUOTIENT_REMAINDER: "qr"}  # as recipes name them
 
 
 def as_dict(manifest: pb.Manifest) -> dict[str, Any]:
-    """The report for a script. Bytes are of tables (float32, or packed codes, scales and offsets) and of classes.
+    """The report for a script. Bytes are of tables (float32, or packed codes and scales) and of classes.
 
     First-order tables are counted apart. `bits` are 0 for float32, and of a path leave its functions out.
     `collisions` are the ids that share every row with another one, but for the first of those; `rows` and `hidden` are

@@ -80,7 +80,8 @@ def _written(directory: Path, bits: int, number: pb.Number) -> Ready:
     for field in fields:
         for j, table in enumerate(field.tables):
             levels = rng.integers(0, 2 ** (bits or 16), (table.rows, DIM)).astype(np.float32)
-            scale, offset = (np.full(DIM, value, np.float32) for value in (2.0 ** -(bits or 16), 0.5))
+            scale = np.full(DIM, 2.0 ** -(bits or 16), np.float32)
+            offset = low_bits.offsets(scale, bits or 16, 1)
             weights[f"embedding.{field.feature}.{j}"] = levels * scale + offset
             if bits:
                 weights[low_bits.scale_name(field.feature, j)] = scale
