@@ -20,7 +20,7 @@ from .options import Option, Options
 
 PARTS = ("schemes", "dims", "bits")
 AXES = {"schemes": (2, 3), "dims": (1, 3), "bits": (1, 2)}  # what is averaged over beside a part
-STEEPEST, HALVINGS = 4.0, 40  # how far options lean to few bytes at first: the fourth power of their bytes at most
+STEEPEST, HALVINGS = 4.0, 40  # how far options lean: by the fourth power of their bytes at most
 
 
 class Choice(nn.Module):
@@ -40,26 +40,27 @@ class Choice(nn.Module):
             self.register_buffer(f"own_{part}", own[part], persistent=False)
 
     @torch.no_grad()
-    def begin(self, budget: int) -> None:
-        """Let fresh logits expect the budget: options of fields that hold much are likelier, the fewer bytes they take.
+    def lean(self, budget: int) -> None:
+        """Move the logits until they expect the budget: towards options of fewer bytes, or of more.
 
-        So the weights learn from the first batch on what they will be asked for. What a field's options take on average
-        says how much it counts: those of small fields stay about as likely as each other.
+        So weights learn from the first batch of a budget on what they will be asked for. A field leans by what its
+        options take on average: those of small fields stay about as likely as they were.
         """
         sizes = torch.where(self.sizes > 0, self.sizes, torch.nan)
         weight = sizes.nanmean((1, 2, 3))
         weight = (weight / weight.max()).view(-1, 1)
-        means = {part: torch.log(sizes.nanmean(axes)) for part, axes in AXES.items()}
+        before = {part: self.logits[part].clone() for part in PARTS}
+        steps = {part: torch.nan_to_num(weight * torch.log(sizes.nanmean(axes))) for part, axes in AXES.items()}
 
-        def lean(by: float) -> float:
-            for part, mean in means.items():
-                self.logits[part].copy_(torch.nan_to_num(-by * weight * (mean - mean.nanmean(1, keepdim=True))))
-            return float(self.expected())
+        def expected(by: float) -> float:
+            for part, step in steps.items():
+                self.logits[part].copy_(before[part] - by * step)
+            return self.bytes_expected()
 
         low, high = -STEEPEST, STEEPEST
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            low, high = (middle, high) if lean(middle) > budget else (low, middle)
+            low, high = (middle, high) if expected(middle) > budget else (low, middle)
 
     def chances(self) -> dict[str, Tensor]:
         """Logarithms of the probabilities, by part; minus infinity where a field has no such option."""
@@ -108,6 +109,17 @@ class Choice(nn.Module):
             scheme_weights=weights["schemes"] if learns else None,
             bit_weights=weights["bits"] if learns else None,
         )
+
+    def rich(self, seed: int, number: int) -> Drawn:
+        """The first scheme of every field, in most bits; its widest dim or one of all, each half the time.
+
+        A function of seed and number.
+        """
+        own, generator = self._own("dims").cpu(), generator_of(seed, number)
+        uniform = torch.rand(own.shape, generator=generator).masked_fill(~own, -1.0).argmax(1)
+        widest = (own * torch.arange(1, own.shape[1] + 1)).argmax(1)
+        dims = torch.where(torch.rand(len(own), generator=generator) < 0.5, widest, uniform)
+        return self.fixed([(0, dim, 0) for dim in dims.tolist()])
 
     def fixed(self, options: list[Option]) -> Drawn:
         """These options of the fields, without a gradient."""

@@ -1,7 +1,7 @@
 """Measure: what each option of each field does to the validation loss of a supernet, all other fields as they are.
 
-Batch normalisation takes the moments of the rows that are measured: those that it met while options were drawn are of no
-single choice (as for slimmable networks, Yu and Huang, ICCV'19, section 3).
+Batch normalisation takes the moments of the rows that are measured: those that it met while options were drawn are of
+no single choice (as for slimmable networks, Yu and Huang, ICCV'19, section 3).
 """
 
 from collections.abc import Iterator, Mapping, Sequence

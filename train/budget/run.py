@@ -1,6 +1,6 @@
 """What a budget search does: rows, a recipe and one budget or several become plan directories that fit them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,10 @@ from ..recipe import Recipe
 from ..search.progress import HISTORY, Display
 from . import standing as standings
 from .amount import parse
-from .contest import Contest
+from .contest import contest
 from .fitted import Fitter
 from .learn import learn
+from .learning import Learning
 from .measure import Judge, worth_measuring
 from .options import Option, Options, options_of
 from .schemes import full_plan, ladders
@@ -70,21 +71,19 @@ class BudgetSearch:
             (out / HISTORY).unlink(missing_ok=True)
         known = identity(resolved, prepared, [prepared.schema, self.wide], net.model.classes)
         paths = [out / f"budget-{number}.json" for number in range(1, len(self.asked) + 1)]
+        rooms = [out] if len(self.asked) == 1 else [out / text for text in self.asked]
         judge = Judge(net, valid, recipe.train.seed, mixed=recipe.train.precision == "bf16")
         with Display(out, console, held="bytes") as display:
 
-            def reached(phase: int) -> None:
+            def reached(phase: int, learning: Learning, stopping: Callable[[], int]) -> None:
                 display.note(f"measuring what each field's options give within {self.budgets[phase]:,} bytes")
-                standings.write(paths[phase], self._measure(net, judge, phase, known))
+                found = self._measure(net, judge, phase, known)
+                if paths[phase].exists():
+                    found = found.with_trials_of(standings.read(paths[phase], known))
+                self._write(rooms[phase], contest(learning, found, paths[phase], stopping, display.note), phase, judge)
 
             place = Place(out, known, resume)
             learn(net, train, valid, recipe, self.budgets, place, display, reached, taught)
-        contest = Contest(recipe, prepared, self.fitter, resolved, device, taught)
-        rooms = [out] if len(self.asked) == 1 else [out / text for text in self.asked]
-        for phase, (path, room) in enumerate(zip(paths, rooms, strict=True)):
-            if room == out or not (room / plan_directory.SEARCH).exists():
-                standing, best = contest.best(standings.read(path, known), path, console)
-                self._write(room, standing, standing.proposals[best], phase, judge)
         return rooms
 
     def _measure(self, net: Supernet, judge: Judge, phase: int, known: str) -> Standing:
@@ -116,19 +115,20 @@ class BudgetSearch:
             proposals=tuple(proposals[: self.recipe.search.proposals]),
         )
 
-    def _write(self, room: Path, standing: Standing, best: Proposal, phase: int, judge: Judge) -> None:
+    def _write(self, room: Path, standing: Standing, phase: int, judge: Judge) -> None:
         """Write the plan directory of a budget."""
+        trial = standing.best()
+        best = standing.proposals[trial.proposal]
         made = self.fitter.plan(best.options)
         place = {field.feature: number for number, field in enumerate(made.fields)}
         told = sorted(self._choices(standing, best.options), key=lambda choice: place[choice.feature])
-        last = [trial for trial in standing.trials if standing.proposals[trial.proposal] == best][-1:]
         found = pb.Search(
             method="budget",
             model=self.recipe.model.name,
             seed=self.recipe.train.seed,
             schema=self.prepared.schema,
             choices=told,
-            valid_metrics={name: getattr(trial, name) for trial in last for name in ("auc", "logloss")},
+            valid_metrics={"auc": trial.auc, "logloss": trial.logloss},
             budget=pb.Budget(
                 asked=self.asked[phase],
                 bytes=self.budgets[phase],

@@ -14,7 +14,7 @@ class Step:
     phase: the number of the budget; None in the warm-up, when all options are as likely as each other.
     tau: the temperature of the choice's gradient.
     chooses: whether the choice learns from a validation batch before this batch trains the weights.
-    last: whether the phase ends with this batch.
+    first, last: whether the phase begins, or ends, with this batch.
     """
 
     number: int
@@ -23,6 +23,7 @@ class Step:
     phase: int | None
     tau: float
     chooses: bool
+    first: bool
     last: bool
 
 
@@ -42,4 +43,5 @@ def steps(config: SearchConfig, budgets: Sequence[int], batches: int, start: int
         t = (epoch - config.warmup) * batches + batch
         tau = max(config.tau_min, 1.0 - config.tau_rate * max(t, 0))
         chooses = phase is not None and t % config.every == 0
-        yield Step(number, epoch, batch, phase, tau, chooses, ends and phase is not None)
+        begins = batch == 0 and phase is not None and phase not in phases[:epoch]
+        yield Step(number, epoch, batch, phase, tau, chooses, begins, ends and phase is not None)

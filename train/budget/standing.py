@@ -22,10 +22,9 @@ class Proposal(Section):
 
 
 class Trial(Section):
-    """A proposal after so many epochs."""
+    """What became of a proposal that was tried."""
 
     proposal: int
-    epochs: int
     auc: float
     logloss: float
 
@@ -52,9 +51,17 @@ class Standing(Section):
         """The same, and one trial more."""
         return self.model_copy(update={"trials": (*self.trials, trial)})
 
-    def tried(self, proposal: int, epochs: int) -> Trial | None:
-        """What became of a proposal after so many epochs, if that is known."""
-        return next((each for each in self.trials if (each.proposal, each.epochs) == (proposal, epochs)), None)
+    def with_trials_of(self, before: "Standing") -> "Standing":
+        """The same, and the trials of one that has the same proposals."""
+        return before if before.proposals == self.proposals else self
+
+    def tried(self, proposal: int) -> Trial | None:
+        """What became of a proposal, if that is known."""
+        return next((each for each in self.trials if each.proposal == proposal), None)
+
+    def best(self) -> Trial:
+        """The trial of the highest validation AUC; of equal ones, the first."""
+        return max(self.trials, key=lambda trial: trial.auc)
 
 
 def write(path: Path, standing: Standing) -> None:

@@ -55,19 +55,17 @@ def make_supernet(
     Raises:
         PlanError: tables that do not fit in memory.
     """
-    schema, config, seed = prepared.schema, recipe.search, recipe.train.seed
-    plan = pb.Plan(fields=fields_of(options, config.width), first_order=wide.first_order)
+    schema, seed = prepared.schema, recipe.train.seed
+    plan = pb.Plan(fields=fields_of(options, max(options.dims)), first_order=wide.first_order)
     net = make_net(recipe.model, plan, len(dense_features(schema)))
     classes = _classes(options, prepared)
     every = pb.Plan(fields=[field for ladder in options.ladders.values() for field in ladder])
     with memory_for(every):
         drawn = nothing(len(options.features), len(options.dims))
-        linear = config.unify == "linear"
         slots, bags = id_slots(schema), bag_poolings(schema)
-        tables = Branched(options, drawn, slots, bags, classes, base=config.width, linear=linear)
+        tables = Branched(options, drawn, slots, bags, classes)
         model = Model(schema, plan, net, classes, tables)
         model.reset(seed, init_of(recipe))
-        tables.reset_maps(torch.Generator().manual_seed(seed))
         return Supernet(model.to(device), tables, Choice(options).to(device))
 
 

@@ -13,13 +13,14 @@ Templates = Mapping[tuple[int, int], list[Option]]  # (scheme, bits), by number 
 
 
 def templates(fitter: Fitter, budget: int) -> Templates:
-    """Of each scheme and bits the plan of the widest dims that fit, small fields first."""
+    """Of each scheme and bits the plan of the widest dims that fit, large fields first."""
     options, found = fitter.options, dict[tuple[int, int], list[Option]]()
     for scheme in range(max(map(len, options.ladders.values()))):
         for bits in range(len(options.bits)):
-            if (filled := _filled(fitter, budget, scheme, bits)) is not None:
-                found.setdefault((scheme, bits), filled)
-    return {key: plan for place, (key, plan) in enumerate(found.items()) if plan not in list(found.values())[:place]}
+            filled = _filled(fitter, budget, scheme, bits)
+            if filled is not None and filled not in found.values():
+                found[scheme, bits] = filled
+    return found
 
 
 def _filled(fitter: Fitter, budget: int, scheme: int, bits: int) -> list[Option] | None:
@@ -34,7 +35,7 @@ def _filled(fitter: Fitter, budget: int, scheme: int, bits: int) -> list[Option]
         return int(options.sizes[field, *option])
 
     room = budget - fitter.bytes(plan) + sum(size(field, own) for field, own in enumerate(plan))
-    order = sorted(range(len(plan)), key=lambda field: size(field, plan[field]))
+    order = sorted(range(len(plan)), key=lambda field: -size(field, plan[field]))
     held = sum(size(field, own) for field, own in enumerate(plan))
     widest = 0
     for step in range(1, max(map(len, dims))):

@@ -65,7 +65,7 @@ def register(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         (
             "--budget",
             "BYTES",
-            "scheme, dim and bits of every field in so many bytes: 20KB, 5MB, or 10x, fewer than full",
+            "scheme, dim and bits of every field within bytes: 20KB, 5MB, or 10x fewer than full",
         ),
         ("--pareto", "BYTES,…", "several budgets in one search, as 4x,10x,20x,50x: a plan for each, in PLAN/10x …"),
     ):

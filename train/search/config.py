@@ -40,7 +40,7 @@ KEYS = {  # which keys belong to which method, beside `method` itself
     "mixed": {"base", "alpha", "parameters"},
     "random": {"candidates", "fields", "trials", "parameters"},
     "budget": {
-        *("budget", "candidates", "bits", "base", "fields", "unify"),
+        *("budget", "candidates", "bits", "fields"),
         *("every", "warmup", "epochs", "lr", "tau_min", "tau_rate", "price", "proposals"),
         "proposal_epochs",
     },
@@ -73,8 +73,8 @@ class SearchConfig(Section):
         between commas. No default.
     bits: budget: that values may have, 0 for float32, from many to few.
     price: budget: how fast the price of bytes rises while they are above the budget, at each update of the choice.
-    proposals: budget: how many plans are trained against each other: that of the choice, and uniform ones.
-    proposal_epochs: budget: after how many epochs the better half of them goes on.
+    proposals: budget: how many plans are trained on against each other: that of the choice, and uniform ones.
+    proposal_epochs: budget: for how many epochs, the last one at a lower learning rate.
     parameters: mixed, random: the plan's tables hold at most so many numbers; mixed lowers `base` until they do.
     trials: random: how many plans are trained.
     """
@@ -100,9 +100,9 @@ class SearchConfig(Section):
     trials: int = Field(default=3, ge=1, le=1000)
     budget: str | None = None
     bits: Bits = (0, 8, 4, 3, 2, 1)
-    price: float = Field(default=1e-3, gt=0)
-    proposals: int = Field(default=5, ge=1, le=100)
-    proposal_epochs: int = Field(default=2, ge=1)
+    price: float = Field(default=3e-3, gt=0)
+    proposals: int = Field(default=4, ge=1, le=100)
+    proposal_epochs: int = Field(default=3, ge=1)
 
     @field_validator("budget")
     @classmethod
