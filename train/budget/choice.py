@@ -110,16 +110,10 @@ class Choice(nn.Module):
             bit_weights=weights["bits"] if learns else None,
         )
 
-    def rich(self, seed: int, number: int) -> Drawn:
-        """The first scheme of every field, in most bits; its widest dim or one of all, each half the time.
-
-        A function of seed and number.
-        """
-        own, generator = self._own("dims").cpu(), generator_of(seed, number)
-        uniform = torch.rand(own.shape, generator=generator).masked_fill(~own, -1.0).argmax(1)
-        widest = (own * torch.arange(1, own.shape[1] + 1)).argmax(1)
-        dims = torch.where(torch.rand(len(own), generator=generator) < 0.5, widest, uniform)
-        return self.fixed([(0, dim, 0) for dim in dims.tolist()])
+    def rich(self) -> Drawn:
+        """The first scheme of every field, in most bits, its widest dim."""
+        widest = self._own("dims") * torch.arange(1, self.logits["dims"].shape[1] + 1, device=self.sizes.device)
+        return self.fixed([(0, dim, 0) for dim in widest.argmax(1).tolist()])
 
     def fixed(self, options: list[Option]) -> Drawn:
         """These options of the fields, without a gradient."""

@@ -1,7 +1,7 @@
 """The contest: proposals are trained on, each from the same supernet; the best on validation rows wins.
 
-Options that are drawn with all others learn in company; a few epochs alone, the last at a lower rate, show what they
-can do. From fresh weights, coarse and wide tables would be behind fine and narrow ones for as long.
+Options that are drawn with all others learn in company; a few epochs alone, at a rate that falls to nothing, show
+what they can do. From fresh weights, coarse and wide tables would be behind fine and narrow ones for as long.
 """
 
 from collections.abc import Callable
@@ -49,9 +49,9 @@ def _try(learning: Learning, number: int, proposal: Proposal, stopping: Callable
     drawn, rows = learning.net.choice.fixed(list(proposal.options)), learning.rows
     batches = batches_of(len(rows), training.batch)
     for epoch in range(epochs):
-        learning.pace(training.lr * (training.lr_decay if epoch == epochs - 1 and epochs > 1 else 1.0))
         order = shuffled(len(rows), training.seed, LATER + epoch).to(rows.labels.device)
         for batch in range(batches):
+            learning.pace(training.lr * (1 - (epoch * batches + batch) / (epochs * batches)))
             learning.train(batch_of(order, batch, training.batch), drawn)
             if stopping():
                 raise Interrupted(stopping())

@@ -57,9 +57,9 @@ class Learning:
 
     @torch.no_grad()
     def draw(self, step: Step) -> Drawn:
-        """The options that the weights learn under in a step; in the warm-up the richest, but for dims."""
+        """The options that the weights learn under in a step; in the warm-up the richest."""
         if step.phase is None:
-            return self.net.choice.rich(self.training.seed, DRAWS * step.number + 1)
+            return self.net.choice.rich()
         return self.net.choice.draw(self.training.seed, DRAWS * step.number + 1, step.tau, learns=False)
 
     def train(self, chosen: Tensor, drawn: Drawn) -> Tensor:

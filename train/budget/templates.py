@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from .fitted import Fitter
 from .options import Option
 
+LARGE = 0.05  # of all tables: fields that take as much are made wider first
 UNUSED = 0.5  # of a budget: a template that leaves more, its dims at their widest, is one for a smaller budget
 Templates = Mapping[tuple[int, int], list[Option]]  # (scheme, bits), by number -> an option of each field
 
 
 def templates(fitter: Fitter, budget: int) -> Templates:
-    """Of each scheme and bits the plan of the widest dims that fit, large fields first."""
+    """Of each scheme and bits the plan of the widest dims that fit: of large fields together, then of the others."""
     options, found = fitter.options, dict[tuple[int, int], list[Option]]()
     for scheme in range(max(map(len, options.ladders.values()))):
         for bits in range(len(options.bits)):
@@ -35,15 +36,17 @@ def _filled(fitter: Fitter, budget: int, scheme: int, bits: int) -> list[Option]
         return int(options.sizes[field, *option])
 
     room = budget - fitter.bytes(plan) + sum(size(field, own) for field, own in enumerate(plan))
-    order = sorted(range(len(plan)), key=lambda field: -size(field, plan[field]))
     held = sum(size(field, own) for field, own in enumerate(plan))
+    order = sorted(range(len(plan)), key=lambda field: -size(field, plan[field]))
+    large = [field for field in order if size(field, plan[field]) >= LARGE * held]
     widest = 0
-    for step in range(1, max(map(len, dims))):
-        for field in order:
-            if step < len(dims[field]):
-                wider = (schemes[field], dims[field][step], bits)
-                more = size(field, wider) - size(field, plan[field])
-                if held + more <= room and fitter.bytes([*plan[:field], wider, *plan[field + 1 :]]) <= budget:
-                    plan[field], held = wider, held + more
-                    widest += step == len(dims[field]) - 1
+    for together in (large, [field for field in order if field not in large]):
+        for step in range(1, max(map(len, dims))):
+            for field in together:
+                if step < len(dims[field]):
+                    wider = (schemes[field], dims[field][step], bits)
+                    more = size(field, wider) - size(field, plan[field])
+                    if held + more <= room and fitter.bytes([*plan[:field], wider, *plan[field + 1 :]]) <= budget:
+                        plan[field], held = wider, held + more
+                        widest += step == len(dims[field]) - 1
     return None if widest == len(plan) and held < UNUSED * room else plan

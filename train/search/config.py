@@ -32,6 +32,7 @@ def _bits(given: Any) -> Any:
 
 
 Bits = Annotated[tuple[int, ...], Strict(False), BeforeValidator(_bits)]
+BUDGET_DEFAULTS = {"warmup": 2, "epochs": 4, "every": 4, "lr": 0.1}
 KEYS = {  # which keys belong to which method, beside `method` itself
     "autodim": {
         *("candidates", "base", "fields", "lookup", "unify", "normalise", "choice", "update"),
@@ -103,6 +104,12 @@ class SearchConfig(Section):
     price: float = Field(default=3e-3, gt=0)
     proposals: int = Field(default=4, ge=1, le=100)
     proposal_epochs: int = Field(default=3, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _suited(cls, given: Any) -> Any:
+        """The defaults of a budget search, where they are others: few epochs, since its proposals are trained on."""
+        return {**BUDGET_DEFAULTS, **given} if isinstance(given, dict) and given.get("method") == "budget" else given
 
     @field_validator("budget")
     @classmethod
