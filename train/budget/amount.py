@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 FORM = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>[A-Za-z]*)")
@@ -13,7 +14,7 @@ class Amount:
     """What was asked for: `bytes`, or a `factor` of at least one."""
 
     bytes: int | None
-    factor: float | None
+    factor: Fraction | None
 
     def of(self, full: int) -> int:
         """The budget in bytes where full tables of float32 take `full` of them."""
@@ -29,7 +30,7 @@ def parse(text: str) -> Amount:
     found = FORM.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"{RULE}; found {text!r}")
-    number, unit = float(found["number"]), found["unit"].upper()
+    number, unit = Fraction(found["number"]), found["unit"].upper()
     if unit == "X" and number >= 1:
         return Amount(None, number)
     if unit not in UNITS or number * UNITS[unit] < 1:

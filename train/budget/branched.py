@@ -65,7 +65,7 @@ class Branched(Tables):
         that share it, and its later tables stay as they were drawn, near what is neutral.
         """
         first = {
-            field.feature: table
+            field.feature: (field.tables[0], table)
             for group in self._rung(0).packed()
             for partition in group.packed()
             for field, table in partition.tables()
@@ -79,7 +79,9 @@ class Branched(Tables):
                         ids = torch.arange(field.cardinality, device=table.device)
                         rows = ids // field.tables[0].divide % field.tables[0].rows
                         counts = torch.bincount(rows, minlength=len(table)).clamp(min=1).unsqueeze(1)
-                        table.copy_(torch.zeros_like(table).index_add_(0, rows, first[field.feature]) / counts)
+                        own, learnt = first[field.feature]
+                        learnt = learnt[ids // own.divide % own.rows]
+                        table.copy_(torch.zeros_like(table).index_add_(0, rows, learnt) / counts)
                     assert isinstance(partition.grid, Rounding)
                     partition.grid.reset(tables, partition.grid.centre)
 

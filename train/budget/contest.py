@@ -7,6 +7,8 @@ what they can do. From fresh weights, coarse and wide tables would be behind fin
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from ..batches import batch_of, batches_of, shuffled
 from ..loop import Interrupted, evaluate_rows
 from . import standing as standings
@@ -34,7 +36,7 @@ def contest(
     try:
         for number, proposal in enumerate(standing.proposals):
             if standing.tried(number) is None:
-                trial = _try(learning, number, proposal, stopping)
+                trial = _alike(learning, number, proposal, stopping)
                 standing = standing.with_trial(trial)
                 standings.write(path, standing)
                 told(f"tried {proposal.name}: validation auc {trial.auc:.5f}, logloss {trial.logloss:.5f}")
@@ -42,6 +44,14 @@ def contest(
     finally:
         learning.restore(before)
     return standing
+
+
+def _alike(learning: Learning, number: int, proposal: Proposal, stopping: Callable[[], int]) -> Trial:
+    """Try it with the random numbers that any other is tried with; those of the search go on after it as before."""
+    device = learning.rows.labels.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(learning.training.seed)
+        return _try(learning, number, proposal, stopping)
 
 
 def _try(learning: Learning, number: int, proposal: Proposal, stopping: Callable[[], int]) -> Trial:

@@ -15,7 +15,7 @@ from ..loop import Interrupted, Place, no_number, stop_signals
 from ..recipe import Recipe
 from ..search.loop import RECORDS, Watcher
 from .learning import Learning
-from .schedule import epochs_of, steps
+from .schedule import ended, epochs_of, steps
 from .supernet import Supernet
 
 
@@ -31,6 +31,8 @@ def learn(
     taught: Tensor | None = None,
 ) -> None:
     """Search: `reached` is told the number of each budget once the choice has learnt it, and whether to stop.
+
+    `budgets` are what tables may take. What `reached` did not end is begun again when the search is gone on with.
 
     With a teacher's logits of the training rows as `taught`, (N,), weights learn from those too: see `distil`.
 
@@ -50,6 +52,8 @@ def learn(
     every = max(1, epochs * batches // RECORDS)
     order, total, looked, rows = torch.empty(0, dtype=torch.int64), torch.zeros((), device=device), 0, 0
     with stop_signals() as stopping:
+        if (phase := ended(config, budgets, batches, start)) is not None:
+            reached(phase, learning, stopping)
         for step in steps(config, budgets, batches, start):
             if step.batch == 0 or step.number == start:
                 order = shuffled(len(train), training.seed, step.epoch).to(device)
@@ -70,9 +74,9 @@ def learn(
                     raise no_number("loss", where)
                 watcher.record(facts, looked, rows)
                 total, looked, rows = torch.zeros((), device=device), 0, 0
-            if step.last and step.phase is not None:
-                reached(step.phase, learning, stopping)
             if last or stop:
                 learning.save(place, done, where)
             if stop:
                 raise Interrupted(stop)
+            if step.last and step.phase is not None:
+                reached(step.phase, learning, stopping)

@@ -18,7 +18,7 @@ from ..directory import check_run
 from ..prepare import prepare
 from ..recipe import Recipe
 from ..recipe_file import to_toml
-from ..teacher import read_teacher, teacher_logits
+from ..teacher import read_teacher
 from .run import BudgetSearch
 
 
@@ -32,11 +32,8 @@ def main(args: argparse.Namespace, recipe: Recipe, base: Path, device: torch.dev
     check_run(args.out, resolved, resume=args.resume, begun=CHECKPOINT)
     prepared = prepare(recipe, base)
     search = BudgetSearch(recipe, prepared)
-    taught = None
-    if args.teacher is not None:
-        rows = prepared.train.in_memory().to(device)
-        taught = teacher_logits(read_teacher(args.teacher, prepared), rows, recipe.data.negative_rate)
-    rooms = search.search(resolved, args.out, device, taught, resume=args.resume, quiet=args.quiet)
+    teacher = read_teacher(args.teacher, prepared) if args.teacher else None
+    rooms = search.search(resolved, args.out, device, teacher, resume=args.resume, quiet=args.quiet)
     facts = {
         "method": "budget",
         "model": recipe.model.name,

@@ -63,7 +63,10 @@ class Judge:
 def worth_measuring(
     options: Options, chances: np.ndarray, plans: Sequence[Sequence[Option]], budget: int
 ) -> list[list[Option]]:
-    """The options of each field that may be chosen: those of the plans, the likeliest that fit, the smallest one."""
+    """The options of each field that may be chosen: those of the plans, the likeliest that fit, the smallest one.
+
+    `budget`: what all tables may take.
+    """
     slack = budget - options.smallest()
     found = list[list[Option]]()
     for field in range(len(options.features)):

@@ -6,17 +6,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from ...protos import manifest_pb2 as pb
 from ...protos import plan_directory
+from ...protos.errors import RecipeError
 from ...protos.tables_bin import plan_bytes
+from ..checkpoint import NAME as CHECKPOINT
 from ..directory import open_run
 from ..fresh import identity
 from ..loop import Place
 from ..prepare import Prepared
 from ..recipe import Recipe
 from ..search.progress import HISTORY, Display
+from ..teacher import teacher_logits
+from ..yesterday import Yesterday
 from . import standing as standings
 from .amount import parse
 from .contest import contest
@@ -54,28 +57,40 @@ class BudgetSearch:
         self.fitter = Fitter(recipe, schema, semantics, self.options)
         if self.fitter.smallest() > self.budgets[-1]:
             raise self.fitter.refusal(self.budgets[-1])
+        beside = self.fitter.smallest() - self.options.smallest()  # vocabularies and alignment
+        self.within = [budget - beside for budget in self.budgets]  # what tables may take
 
     def search(
-        self, resolved: str, out: Path, device: torch.device, taught: Tensor | None, *, resume: bool, quiet: bool
+        self, resolved: str, out: Path, device: torch.device, teacher: Yesterday | None, *, resume: bool, quiet: bool
     ) -> list[Path]:
         """Search, and write a plan directory for each budget: `out` itself, or for several, one in it for each.
 
         Raises:
-            Interrupted: saved. QuoremError: see learn.py.
+            Interrupted: saved. RecipeError: the plans are there. QuoremError: see learn.py.
         """
+        rooms = [out] if len(self.asked) == 1 else [out / text for text in self.asked]
+        if all((room / plan_directory.SEARCH).exists() for room in rooms):
+            raise RecipeError(
+                "what is finished is never written over",
+                found=", ".join(self.asked),
+                where=str(out),
+                remedy="Name another --out, or delete the directory",
+            )
         recipe, prepared, console = self.recipe, self.prepared, Console(stderr=True, quiet=quiet)
         net = make_supernet(recipe, prepared, self.options, self.wide, device)
         train, valid = prepared.train.in_memory().to(device), prepared.valid.to(device)
+        taught = teacher_logits(teacher, train, recipe.data.negative_rate) if teacher else None
         open_run(out, resolved, resume=resume)
         if not resume:
             (out / HISTORY).unlink(missing_ok=True)
-        known = identity(resolved, prepared, [prepared.schema, self.wide], net.model.classes)
+        parts = [prepared.schema, self.wide, *([pb.Training(teacher_sha256=teacher.sha256)] if teacher else [])]
+        known = identity(resolved, prepared, parts, net.model.classes)
         paths = [out / f"budget-{number}.json" for number in range(1, len(self.asked) + 1)]
-        rooms = [out] if len(self.asked) == 1 else [out / text for text in self.asked]
         judge = Judge(net, valid, recipe.train.seed, mixed=recipe.train.precision == "bf16")
         with Display(out, console, held="bytes") as display:
 
             def reached(phase: int, learning: Learning, stopping: Callable[[], int]) -> None:
+                display.ended()
                 display.note(f"measuring what each field's options give within {self.budgets[phase]:,} bytes")
                 found = self._measure(net, judge, phase, known)
                 if paths[phase].exists():
@@ -83,7 +98,8 @@ class BudgetSearch:
                 self._write(rooms[phase], contest(learning, found, paths[phase], stopping, display.note), phase, judge)
 
             place = Place(out, known, resume)
-            learn(net, train, valid, recipe, self.budgets, place, display, reached, taught)
+            learn(net, train, valid, recipe, self.within, place, display, reached, taught)
+        (out / CHECKPOINT).unlink(missing_ok=True)
         return rooms
 
     def _measure(self, net: Supernet, judge: Judge, phase: int, known: str) -> Standing:
@@ -93,7 +109,7 @@ class BudgetSearch:
         chosen, uniform = fitter.fit(every, budget), templates(fitter, budget)
         losses = list[dict[Option, float]]()
         for _ in range(ROUNDS):
-            wanted = worth_measuring(self.options, chances, [chosen, *uniform.values()], budget)
+            wanted = worth_measuring(self.options, chances, [chosen, *uniform.values()], self.within[phase])
             losses = judge.losses(chosen, wanted)
             reference, chosen = chosen, fitter.fit(losses, budget)
             if chosen == reference:

@@ -45,3 +45,9 @@ def steps(config: SearchConfig, budgets: Sequence[int], batches: int, start: int
         chooses = phase is not None and t % config.every == 0
         begins = batch == 0 and phase is not None and phase not in phases[:epoch]
         yield Step(number, epoch, batch, phase, tau, chooses, begins, ends and phase is not None)
+
+
+def ended(config: SearchConfig, budgets: Sequence[int], batches: int, done: int) -> int | None:
+    """The number of the budget whose phase ends with so many steps; None where none does."""
+    last = next(steps(config, budgets, batches, done - 1)) if done else None
+    return last.phase if last is not None and last.last else None

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ...protos import manifest_pb2 as pb
 from ...protos import plan, plan_directory
+from ...protos.errors import RecipeError
 from ..budget.main import main as budget
 from ..checkpoint import NAME as CHECKPOINT
 from ..directory import check_run, open_run
@@ -44,10 +45,17 @@ def main(args: argparse.Namespace) -> int:
     """Run `quorem search`; returns the exit code."""
     began = time.monotonic()
     recipe, base = read_recipe(args.recipe, args.set, args.seed)
+    if args.teacher and recipe.search.method != "budget":
+        raise RecipeError(
+            "a search learns from a teacher within a budget alone",
+            found=f'method = "{recipe.search.method}"',
+            where="--teacher",
+            remedy="Say --budget, or leave --teacher out: `quorem train` takes it as well",
+        )
     device = choose_device(args.device)
     try:
         if recipe.search.method == "budget":
-            return budget(args, recipe, base, device, repeated(args, "search"))
+            return budget(args, recipe, base, device, [*repeated(args, "search"), *taught(args)])
         made, found = search(recipe, base, args.out, device, resume=args.resume, quiet=args.quiet)
     except Interrupted as stopped:
         return stopped_at(stopped, args)
@@ -220,7 +228,12 @@ def stopped_at(stopped: Interrupted, args: argparse.Namespace) -> int:
 def _again(args: argparse.Namespace) -> list[str]:
     """The command that goes on with the search."""
     command = ["quorem", "search", args.recipe, "--out", str(args.out), "--resume"]
-    return [*command, *repeated(args), "--device", args.device]
+    return [*command, *repeated(args), *taught(args), "--device", args.device]
+
+
+def taught(args: argparse.Namespace) -> list[str]:
+    """The teacher, if there is one, for another command."""
+    return ["--teacher", str(args.teacher)] if args.teacher else []
 
 
 def repeated(args: argparse.Namespace, but: str | None = None) -> list[str]:
