@@ -31,7 +31,7 @@ from .options import Option, Options, options_of
 from .schemes import full_plan, ladders
 from .standing import Proposal, Standing
 from .supernet import Supernet, make_supernet
-from .templates import templates
+from .templates import in_turns, templates
 
 ROUNDS = 2  # of measuring: around the likeliest options, then around what those measurements chose
 
@@ -119,7 +119,7 @@ class BudgetSearch:
             return sum(losses[field][option] for field, option in enumerate(options))
 
         proposals = [Proposal(name="as learnt", options=tuple(chosen))]
-        for (scheme, bits), options in sorted(uniform.items(), key=lambda each: loss(each[1])):
+        for (scheme, bits), options in in_turns(uniform, loss):
             named = f"scheme {scheme + 1} of each, {self.options.bits[bits] or 'float32'} bits"
             proposals.append(Proposal(name=named, options=tuple(options)))
         told = net.choice.told()["dims"]

@@ -3,11 +3,13 @@
 They stand beside the plan that the choice has learnt, so that a search never ends below what is uniform.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from itertools import zip_longest
 
 from .fitted import Fitter
 from .options import Option
 
+SCHEMES = 2  # whose templates are tried in turns
 LARGE = 0.05  # of all tables: fields that take as much are made wider first
 UNUSED = 0.5  # of a budget: a template that leaves more, its dims at their widest, is one for a smaller budget
 Templates = Mapping[tuple[int, int], list[Option]]  # (scheme, bits), by number -> an option of each field
@@ -50,3 +52,15 @@ def _filled(fitter: Fitter, budget: int, scheme: int, bits: int) -> list[Option]
                         plan[field], held = wider, held + more
                         widest += step == len(dims[field]) - 1
     return None if widest == len(plan) and held < UNUSED * room else plan
+
+
+def in_turns(found: Templates, loss: Callable[[list[Option]], float]) -> list[tuple[tuple[int, int], list[Option]]]:
+    """Templates in the order in which they are tried: the best of the roomiest scheme, of the next one, and so on.
+
+    By `loss` alone one scheme might take all places, and what was measured in company is no judge between schemes.
+    """
+    ordered = sorted(found.items(), key=lambda each: loss(each[1]))
+    first = sorted({scheme for scheme, _ in found})[:SCHEMES]
+    queues = [[each for each in ordered if each[0][0] == scheme] for scheme in first]
+    turns = [each for turn in zip_longest(*queues) for each in turn if each is not None]
+    return [*turns, *(each for each in ordered if each not in turns)]
