@@ -1,10 +1,10 @@
-"""`quorem inspect`: what a directory holds, be it a run, a bundle or a plan, or how far several plans agree."""
+"""`quorem inspect`: what a directory holds, be it a run, a bundle, a plan or several, or how far plans agree."""
 
 import argparse
 import json
 from pathlib import Path
 
-from . import inspect_plan, inspect_plans, inspect_run, manifest, plan_directory
+from . import inspect_plan, inspect_plans, inspect_run, manifest, pareto, plan_directory
 from .errors import QuoremError
 from .terminal import plain_console
 
@@ -15,13 +15,15 @@ def main(args: argparse.Namespace) -> int:
     others = [path for path in paths if not _is_plan(path)]
     if len(paths) > 1 and others:
         raise QuoremError(
-            "plans are inspected side by side, runs and versions one at a time",
+            "plans are inspected side by side; runs, versions and searches for several budgets one at a time",
             found=f"{len(others)} of {len(paths)} paths that are no plan directories",
             where=str(others[0]),
             remedy="Name plan directories alone, or one path",
         )
     if len(paths) > 1:
         facts, show = inspect_plans.describe(paths), inspect_plans.show
+    elif others and (pareto.directory_of(paths[0]) / pareto.NAME).exists():
+        facts, show = inspect_plans.describe_pareto(paths[0]), inspect_plans.show
     elif others:
         facts, show = inspect_run.describe(paths[0]), inspect_run.show
     else:

@@ -1,11 +1,14 @@
-"""What a plan directory holds: the dim that was chosen for every field, how surely, and the bytes that it saves."""
+"""What a plan directory holds: the dim that was chosen for every field, how surely, and the bytes that it saves.
+
+Of a budget's plan, see inspect_budget.py.
+"""
 
 from pathlib import Path
 
 from rich.console import Console
 
+from . import inspect_budget, plan, plan_directory, schema
 from . import manifest_pb2 as pb
-from . import plan, plan_directory, schema
 from .inspect_field import Facts, field_facts, told_bits, told_tables
 from .terminal import number, print_table, say, told_bytes
 
@@ -19,7 +22,11 @@ def describe(path: Path) -> Facts:
         ArtifactError, PlanError: the directory is not what its search.json says, or not one of quorem's.
     """
     directory = plan_directory.directory_of(path)
-    made, search = plan_directory.read_plan(directory)
+    return facts_of(directory, *plan_directory.read_plan(directory))
+
+
+def facts_of(directory: Path, made: pb.Plan, search: pb.Search) -> Facts:
+    """The same, of what was read."""
     choices = {choice.feature: choice for choice in search.choices}
     tables = {field.feature: field for field in made.fields}
     fields = [_field(tables[each.name], choices[each.name]) for each in search.schema.features if each.name in tables]
@@ -27,6 +34,10 @@ def describe(path: Path) -> Facts:
     widest = (
         None if any(each["widest_bytes"] is None for each in fields) else sum(each["widest_bytes"] for each in fields)
     )
+    budget = inspect_budget.facts_of(made, search) if search.HasField("budget") else None
+    if budget is not None:
+        for each in fields:
+            each["budget"] = budget["fields"][each["feature"]]
     return {
         "kind": "plan",
         "path": str(directory),
@@ -36,6 +47,7 @@ def describe(path: Path) -> Facts:
         "model": search.model,
         "seed": search.seed,
         "fields": fields,
+        "budget": budget and {name: each for name, each in budget.items() if name != "fields"},
         "parameters": {
             "embedding": plan.parameters(made.fields),
             "first_order": plan.parameters(made.first_order),
@@ -76,22 +88,30 @@ def _field(field: pb.Field, choice: pb.Choice) -> Facts:
 
 def show(facts: Facts, console: Console) -> None:
     """Print the facts for a reader."""
-    count, sizes, fields = len(facts["files"]), facts["tables"], facts["fields"]
+    count = len(facts["files"])
     say(console, f"plan {facts['path']}: {told_search(facts)}, schema {facts['schema_fingerprint']}")
     say(
         console,
         f"{count} {'file' if count == 1 else 'files'} verified: sizes and sha256 digests are those of the search",
     )
-    head = "feature >ids scheme tables joined >dim >bits >probability >margin >bytes >saved"
-    print_table(console, head, [_row(each) for each in fields])
-    print_table(console, "feature dims", _bars(fields, "█·" if console.encoding.startswith("utf") else "#."))
-    console.print()
-    say(console, f"embedding tables: {told_bytes(sizes['bytes'])}{_saved(sizes)}")
+    if facts["budget"] is not None:
+        inspect_budget.show(facts, console)
+    else:
+        _show_dims(facts, console)
     say(console, f"parameters: {', '.join(f'{name} {each:,}' for name, each in facts['parameters'].items())}")
     for split in ("valid", "test"):
         if facts[split]:
             told = [f"{name} {'nan' if each is None else f'{each:.6g}'}" for name, each in facts[split].items()]
             say(console, f"{split}: {', '.join(told)}")
+
+
+def _show_dims(facts: Facts, console: Console) -> None:
+    sizes, fields = facts["tables"], facts["fields"]
+    head = "feature >ids scheme tables joined >dim >bits >probability >margin >bytes >saved"
+    print_table(console, head, [_row(each) for each in fields])
+    print_table(console, "feature dims", _bars(fields, "█·" if console.encoding.startswith("utf") else "#."))
+    console.print()
+    say(console, f"embedding tables: {told_bytes(sizes['bytes'])}{_saved(sizes)}")
 
 
 def told_search(facts: Facts) -> str:

@@ -1,4 +1,4 @@
-"""Plans side by side: the dims of several searches of the same fields, and how far the searches agree."""
+"""Plans side by side: the dims of several searches of the same fields, and how far the searches agree; or budgets."""
 
 import itertools
 import statistics
@@ -7,11 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import inspect_plan
+from . import inspect_plan, pareto
 from .errors import PlanError
 from .inspect_field import Facts
 from .terminal import print_table, say
 
+METRICS = ("auc", "logloss")
 REPORTED = 0.85  # Pearson correlation of dims between seeds (AutoDim: Zhao et al., WWW'21)
 
 
@@ -21,7 +22,21 @@ def describe(paths: Sequence[Path]) -> Facts:
     Raises:
         ArtifactError, PlanError: see inspect_plan.py; plans of other fields or candidates.
     """
-    plans = [inspect_plan.describe(path) for path in paths]
+    return _compare([inspect_plan.describe(path) for path in paths])
+
+
+def describe_pareto(path: Path) -> Facts:
+    """The same of the plans of one search for several budgets, whose directory is given: `path` is in the facts.
+
+    Raises:
+        ArtifactError, PlanError: see pareto.py.
+    """
+    directory = pareto.directory_of(path)
+    plans = [inspect_plan.facts_of(*found) for found in pareto.read(directory)]
+    return {**_compare(plans), "kind": "pareto", "path": str(directory)}
+
+
+def _compare(plans: Sequence[Facts]) -> Facts:
     first = next((each for each in plans if all(field["candidates"] for field in each["fields"])), plans[0])
     for other in plans:
         _check_same(first, other)
@@ -35,7 +50,7 @@ def describe(paths: Sequence[Path]) -> Facts:
     return {
         "kind": "plans",
         "plans": [
-            {key: each[key] for key in ("path", "method", "model", "seed", "parameters", "valid", "test")}
+            {key: each[key] for key in ("path", "method", "model", "seed", "budget", "parameters", "valid", "test")}
             for each in plans
         ],
         "fields": rows,
@@ -67,14 +82,14 @@ def _check_same(first: Facts, other: Facts) -> None:
                 "plans stand side by side where they are of the same fields and candidates",
                 found=f"{name!r}: {tells}; in {first['path']}: {told}",
                 where=other["path"],
-                remedy="Name searches of one recipe that differ in seed, model or method",
+                remedy="Name searches of one recipe that differ in seed, model, method or budget",
             )
     if list(before) != list(now):
         raise PlanError(
             "plans stand side by side where their fields stand in one order",
             found=f"{list(now)}; in {first['path']}: {list(before)}",
             where=other["path"],
-            remedy="Name searches of one recipe that differ in seed, model or method",
+            remedy="Name searches of one recipe that differ in seed, model, method or budget",
         )
 
 
@@ -87,6 +102,8 @@ def _field(same: Sequence[Facts]) -> Facts:
         "cardinality": same[0]["cardinality"],
         "candidates": max((each["candidates"] for each in same), key=len),
         "dims": dims,
+        "bits": [each["embedding"]["tables"][0]["bits"] for each in same],
+        "rows": [[table["rows"] for table in each["embedding"]["tables"]] for each in same],
         "mode": mode,
         "mode_share": dims.count(mode) / len(dims),
     }
@@ -101,9 +118,47 @@ def _pearson(some: Sequence[int], others: Sequence[int]) -> float | None:
 
 def show(facts: Facts, console: Console) -> None:
     """Print the facts for a reader."""
+    plans, rows = facts["plans"], facts["fields"]
+    whose = f", of one search: {facts['path']}" if facts["kind"] == "pareto" else ""
+    say(console, f"{len(plans)} plans of {len(rows)} {'field' if len(rows) == 1 else 'fields'}{whose}")
+    if all(each["budget"] is not None for each in plans):
+        _show_budgets(plans, rows, console)
+    else:
+        _show_dims(facts, console)
+
+
+def _show_budgets(plans: Sequence[Facts], rows: Sequence[Facts], console: Console) -> None:
+    numbers, told = _numbers(plans), list[list[str]]()
+    for number, each in zip(numbers, plans, strict=True):
+        sizes, scores = each["budget"], [each["valid"].get(name) for name in METRICS]
+        told.append(
+            [
+                *(number, each["path"], each["model"], str(each["seed"]), sizes["asked"]),
+                *(f"{sizes['bytes']:,}", f"{sizes['budget']:,}", f"{sizes['compression']:.1f}x"),
+                *("" if score is None else f"{score:.5f}" for score in scores),
+            ]
+        )
+    print_table(console, ">plan path model >seed >asked >bytes >of >smaller >valid_auc >valid_logloss", told)
+    head = " ".join(["feature", ">ids", *(f">{number}" for number in numbers)])
+    print_table(console, head, [[row["feature"], f"{row['cardinality']:,}", *_widths(row)] for row in rows])
+    console.print()
+    say(
+        console,
+        "of each field dim x bits, behind the rows of its tables where they are several",
+    )
+
+
+def _widths(row: Facts) -> list[str]:
+    """The dim and bits of a field in each plan."""
+    every = zip(row["dims"], row["bits"], row["rows"], strict=True)
+    return [
+        f"{'+'.join(map(str, rows)) + ': ' if len(rows) > 1 else ''}{dim}x{bits or 32}" for dim, bits, rows in every
+    ]
+
+
+def _show_dims(facts: Facts, console: Console) -> None:
     plans, rows, pearson = facts["plans"], facts["fields"], facts["pearson"]
-    numbers = [str(number) for number in range(1, len(plans) + 1)]
-    say(console, f"{len(plans)} plans of {len(rows)} {'field' if len(rows) == 1 else 'fields'}")
+    numbers = _numbers(plans)
     told = [
         [number, each["path"], each["method"], each["model"], str(each["seed"]), f"{each['parameters']['embedding']:,}"]
         for number, each in zip(numbers, plans, strict=True)
@@ -126,6 +181,10 @@ def show(facts: Facts, console: Console) -> None:
     console.print()
     say(console, f"share of plans that chose a field's most frequent dim: {facts['mode_share']:.0%} on average")
     say(console, f"Pearson correlation of dims over fields: {_told(pearson)}")
+
+
+def _numbers(plans: Sequence[Facts]) -> list[str]:
+    return [str(number) for number in range(1, len(plans) + 1)]
 
 
 def _told(pearson: Facts) -> str:

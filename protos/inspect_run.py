@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from . import inspect_graphs, manifest, nets, plan, plan_directory, schema
+from . import inspect_graphs, manifest, nets, pareto, plan, plan_directory, schema
 from . import manifest_pb2 as pb
 from .errors import MissingFile
 from .inspect_field import Facts, field_facts, told_bits, told_tables
@@ -31,8 +31,9 @@ def describe(path: Path) -> Facts:
         )
     if not (path / manifest.NAME).exists():
         raise MissingFile(
-            f"runs and versions hold {manifest.NAME}, plan directories {plan_directory.SEARCH}, written last",
-            found="neither",
+            f"runs and versions hold {manifest.NAME}, plan directories {plan_directory.SEARCH}, those of several "
+            f"budgets {pareto.NAME}, written last",
+            found="none of them",
             where=str(path),
             remedy="Name a directory that `quorem train`, `quorem export` or `quorem search` has finished",
         )

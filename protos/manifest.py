@@ -22,7 +22,7 @@ QUOTED = 200  # characters of a parser's message that an error repeats
 NAME_BYTES = 255  # of a file's name, as file systems have it
 AGAIN = "Write it again with `quorem train` or `quorem export`; manifests are not edited by hand"
 AnyMessage = TypeVar("AnyMessage", bound=Message)
-Versioned = TypeVar("Versioned", pb.Manifest, pb.Search)
+Versioned = TypeVar("Versioned", pb.Manifest, pb.Search, pb.Pareto)
 
 
 def sha256_of(path: Path) -> str:
@@ -268,8 +268,7 @@ def check_file(listing: Path, file: pb.File, *, verify_digest: bool = True) -> N
     Raises:
         UnsafePath, MissingFile, WrongDigest.
     """
-    plain = Path(file.name).name == file.name and "\\" not in file.name and file.name not in ("", ".", "..")
-    if not plain or not file.name.isprintable() or len(file.name.encode()) > NAME_BYTES:
+    if not is_plain(file.name):
         raise UnsafePath(
             "a manifest names plain files of its own directory",
             found=repr(file.name),
@@ -293,6 +292,12 @@ def check_file(listing: Path, file: pb.File, *, verify_digest: bool = True) -> N
         )
     if verify_digest and sha256_of(path) != file.sha256:
         raise WrongDigest("a file has the digest its manifest says", found="another", where=str(path), remedy=again)
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name is one of a file or directory right here: no path, nothing that a terminal would obey."""
+    plain = Path(name).name == name and "\\" not in name and name not in ("", ".", "..")
+    return plain and name.isprintable() and len(name.encode()) <= NAME_BYTES
 
 
 def class_name(feature: str, table: int) -> str:

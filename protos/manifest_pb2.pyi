@@ -523,6 +523,33 @@ class Choice(_message.Message):
     options: _containers.RepeatedCompositeFieldContainer[Option]
     def __init__(self, feature: _Optional[str] = ..., candidates: _Optional[_Iterable[int]] = ..., probabilities: _Optional[_Iterable[float]] = ..., dim: _Optional[int] = ..., options: _Optional[_Iterable[_Union[Option, _Mapping]]] = ...) -> None: ...
 
+class Pareto(_message.Message):
+    __slots__ = ("format_version", "plans")
+    FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    PLANS_FIELD_NUMBER: _ClassVar[int]
+    format_version: int
+    plans: _containers.RepeatedCompositeFieldContainer[Budgeted]
+    def __init__(self, format_version: _Optional[int] = ..., plans: _Optional[_Iterable[_Union[Budgeted, _Mapping]]] = ...) -> None: ...
+
+class Budgeted(_message.Message):
+    __slots__ = ("directory", "search_sha256", "budget", "valid_metrics")
+    class ValidMetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    DIRECTORY_FIELD_NUMBER: _ClassVar[int]
+    SEARCH_SHA256_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    VALID_METRICS_FIELD_NUMBER: _ClassVar[int]
+    directory: str
+    search_sha256: str
+    budget: Budget
+    valid_metrics: _containers.ScalarMap[str, float]
+    def __init__(self, directory: _Optional[str] = ..., search_sha256: _Optional[str] = ..., budget: _Optional[_Union[Budget, _Mapping]] = ..., valid_metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
 class Training(_message.Message):
     __slots__ = ("source", "seed", "device", "best_epoch", "train_rows", "valid_rows", "test_rows", "valid_metrics", "test_metrics", "negative_rate", "label", "from_sha256", "teacher_sha256")
     class ValidMetricsEntry(_message.Message):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import manifest, plan, schema
+from . import budget, manifest, plan, schema
 from . import manifest_pb2 as pb
 from .errors import Malformed, MissingFile, WrongSchema
 
@@ -101,6 +101,7 @@ def check(made: pb.Plan, search: pb.Search, directory: Path) -> None:
         )
     for field, choice in zip(made.fields, search.choices, strict=True):
         _check_choice(choice, plan.vector_dims(field)[0], f"{where}, choices, feature {choice.feature!r}")
+    budget.check(made, search, where)
 
 
 def _check_choice(choice: pb.Choice, dim: int, where: str) -> None:

@@ -229,6 +229,8 @@ def test_plans_side_by_side(plans: list[Path], capsys: pytest.CaptureFixture[str
         "cardinality": 100,
         "candidates": [2, 4, 8],
         "dims": [4, 8, 4],
+        "bits": [0, 0, 0],
+        "rows": [[25, 4]] * 3,
         "mode": 4,
         "mode_share": 2 / 3,
     }

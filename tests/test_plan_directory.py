@@ -1,11 +1,9 @@
 """The plan directory: what is written is read, the same bytes each time; whatever is wrong is refused by name."""
 
 import copy
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import every_kind
 import pytest
@@ -26,8 +24,7 @@ from quorem.protos.errors import (
     WrongSchema,
 )
 from quorem.protos.plan_directory import PLAN, SEARCH, check_schema, read_plan, write_plan
-
-Json = dict[str, Any]
+from tampered import Json, choose, field, plan, tell
 
 
 @pytest.fixture
@@ -124,39 +121,6 @@ def truncate_up(name: str) -> Callable[[Path], object]:
 def link(directory: Path) -> None:
     (directory / PLAN).rename(directory / "elsewhere")
     (directory / PLAN).symlink_to(directory / "elsewhere")
-
-
-def tell(change: Callable[[Json], object]) -> Callable[[Path], object]:
-    """Edit search.json."""
-
-    def edit(directory: Path) -> None:
-        tree = json.loads((directory / SEARCH).read_text())
-        change(tree)
-        (directory / SEARCH).write_text(json.dumps(tree))
-
-    return edit
-
-
-def choose(name: str, **values: Any) -> Callable[[Path], object]:
-    """Edit a feature's choice in search.json."""
-    return tell(lambda tree: next(each for each in tree["choices"] if each["feature"] == name).update(values))
-
-
-def plan(change: Callable[[Json], object]) -> Callable[[Path], object]:
-    """Edit plan.json, and search.json so that it has the digest."""
-
-    def edit(directory: Path) -> None:
-        tree = json.loads((directory / PLAN).read_text())
-        change(tree)
-        (directory / PLAN).write_text(json.dumps(tree))
-        digest = {"name": PLAN, "bytes": str((directory / PLAN).stat().st_size)}
-        tell(lambda told: told.update(files=[{**digest, "sha256": manifest.sha256_of(directory / PLAN)}]))(directory)
-
-    return edit
-
-
-def field(tree: Json, feature: str) -> Json:
-    return next(each for each in tree["fields"] if each["feature"] == feature)
 
 
 def swap(rows: list[Json]) -> None:

@@ -292,7 +292,7 @@ def test_numbers_that_are_none_stop_the_search_and_the_last_good_checkpoint_stay
         ("search.parameters=9", "key search", 'parameters means nothing with method = "autodim"'),
         ("search.method=mixed", "key search", "candidates, epochs, every, fields, lr, tau_rate means nothing"),
         ('search={method="random",base=32}', "key search", 'base means nothing with method = "random"'),
-        ("search.method=guess", "key search.method", "'autodim', 'mixed' or 'random'"),
+        ("search.method=guess", "key search.method", "'autodim', 'mixed', 'random' or 'budget'"),
         ("search.epoch=3", "key search.epoch", "Did you mean `epochs`?"),
         ("search.lr=1e39", "key search.lr", "1000"),
         ("search.lr=nan", "key search.lr", "finite"),

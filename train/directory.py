@@ -8,7 +8,7 @@ from safetensors.numpy import save
 
 from ..protos import manifest as manifests
 from ..protos import manifest_pb2 as pb
-from ..protos import plan_directory
+from ..protos import pareto, plan_directory
 from ..protos.errors import RecipeError
 from .checkpoint import NAME as CHECKPOINT
 from .checkpoint import write_tensors
@@ -24,7 +24,7 @@ from .search.trials import NAME as TRIALS
 REFERENCE = "reference.safetensors"
 CALIBRATION, VALIDATION = "calibration.safetensors", "validation.safetensors"
 STATE = "state.safetensors"  # the last checkpoint, where the recipe has it kept; it may be deleted
-LAST = (manifests.NAME, plan_directory.SEARCH)  # a finished run has the one, a finished search the other
+LAST = (manifests.NAME, plan_directory.SEARCH, pareto.NAME)  # of a finished run, a search, one for several budgets
 BEGUN = (CHECKPOINT, TRIALS)  # what one of these is in can be gone on with
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..protos import manifest_pb2 as pb
-from ..protos import plan, plan_directory
+from ..protos import pareto, plan, plan_directory
 from ..protos.errors import MissingFile, PlanError
 from .planning import classes_of, first_order_of
 from .recipe import Recipe
@@ -30,6 +30,13 @@ def read_plan(path: Path) -> Given:
         MissingFile, Malformed, NewerFormat, UnsafePath, WrongDigest, PlanError, NotComplementary: see errors.
     """
     directory = plan_directory.directory_of(path)
+    if (several := pareto.directory_of(path) / pareto.NAME).exists():
+        raise MissingFile(
+            "--plan names one plan",
+            found=f"{pareto.NAME}, of plans for several budgets",
+            where=str(several.parent),
+            remedy=f"Name one of its directories: `quorem inspect {several.parent}` tells them",
+        )
     if path.is_dir() or (directory != path and (directory / plan_directory.SEARCH).exists()):
         return Given(*plan_directory.read_plan(directory), directory)
     if not path.is_file():

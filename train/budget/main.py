@@ -45,7 +45,7 @@ def main(args: argparse.Namespace, recipe: Recipe, base: Path, device: torch.dev
     if args.json:
         print(json.dumps(facts))
     elif not args.quiet:
-        print("\n".join(_told(facts, args.recipe, again)))
+        print("\n".join(_told(facts, args, again)))
     return 0
 
 
@@ -68,7 +68,7 @@ def _facts(room: Path, made: pb.Plan, found: pb.Search) -> dict[str, Any]:
     }
 
 
-def _told(facts: dict[str, Any], recipe: str, again: Sequence[str]) -> list[str]:
+def _told(facts: dict[str, Any], args: argparse.Namespace, again: Sequence[str]) -> list[str]:
     """The same for a reader; `quorem inspect` tells more."""
     lines = list[str]()
     for each in facts["plans"]:
@@ -81,8 +81,8 @@ def _told(facts: dict[str, Any], recipe: str, again: Sequence[str]) -> list[str]
             for name, field in each["fields"].items()
         ]
     first = facts["plans"][0]["plan"]
-    train = ["quorem", "train", recipe, "--plan", first, "--out", "RUN", *again]
-    inspect = ["quorem", "inspect", *(each["plan"] for each in facts["plans"])]
+    train = ["quorem", "train", args.recipe, "--plan", first, "--out", "RUN", *again]
+    inspect = ["quorem", "inspect", str(args.out)]
     return [*lines, f"{facts['seconds']:.0f} s. Look at it, and train it:", *map(_line, (inspect, train))]
 
 

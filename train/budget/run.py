@@ -8,8 +8,7 @@ import torch
 from rich.console import Console
 
 from ...protos import manifest_pb2 as pb
-from ...protos import plan_directory
-from ...protos.errors import RecipeError
+from ...protos import pareto, plan_directory
 from ...protos.tables_bin import plan_bytes
 from ..checkpoint import NAME as CHECKPOINT
 from ..directory import open_run
@@ -23,6 +22,7 @@ from ..yesterday import Yesterday
 from . import standing as standings
 from .amount import parse
 from .contest import contest
+from .figures import draw_map, draw_pareto
 from .fitted import Fitter
 from .learn import learn
 from .learning import Learning
@@ -65,17 +65,12 @@ class BudgetSearch:
     ) -> list[Path]:
         """Search, and write a plan directory for each budget: `out` itself, or for several, one in it for each.
 
+        What several leave in `out`, pareto.json, is written last.
+
         Raises:
-            Interrupted: saved. RecipeError: the plans are there. QuoremError: see learn.py.
+            Interrupted: saved. QuoremError: see learn.py.
         """
         rooms = [out] if len(self.asked) == 1 else [out / text for text in self.asked]
-        if all((room / plan_directory.SEARCH).exists() for room in rooms):
-            raise RecipeError(
-                "what is finished is never written over",
-                found=", ".join(self.asked),
-                where=str(out),
-                remedy="Name another --out, or delete the directory",
-            )
         recipe, prepared, console = self.recipe, self.prepared, Console(stderr=True, quiet=quiet)
         net = make_supernet(recipe, prepared, self.options, self.wide, device)
         train, valid = prepared.train.in_memory().to(device), prepared.valid.to(device)
@@ -99,6 +94,9 @@ class BudgetSearch:
 
             place = Place(out, known, resume)
             learn(net, train, valid, recipe, self.within, place, display, reached, taught)
+        if len(rooms) > 1:
+            draw_pareto(out, [plan_directory.read_plan(room)[1] for room in rooms])
+            pareto.write(out, self.asked)
         (out / CHECKPOINT).unlink(missing_ok=True)
         return rooms
 
@@ -155,6 +153,8 @@ class BudgetSearch:
                 rows=len(judge.ids),
             ),
         )
+        room.mkdir(parents=True, exist_ok=True)
+        draw_map(room, made, found)
         plan_directory.write_plan(room, made, found)
 
     def _choices(self, standing: Standing, chosen: Sequence[Option]) -> list[pb.Choice]:

@@ -58,7 +58,7 @@ def draw_choice(
     rows = math.ceil(len(fields) / columns)
     tallest = [max(len(candidates[name]) for name in fields[row::rows]) for row in range(rows)]
     heights = [min(LARGEST, ROW * max(3, count)) for count in tallest] + [CURVE] * (len(CURVES) // columns)
-    side = 0.45 + LETTER * max(12, *(len(_short(name)) for name in fields))
+    side = 0.45 + LETTER * max(12, *(len(short(name)) for name in fields))
     panel = 6.0 if columns == 1 else 3.0
     width = columns * (side + panel + MARGIN)
     height = HEAD + sum(heights) + GAP * (len(heights) - 1) + FOOT
@@ -89,7 +89,7 @@ def draw_choice(
             else:
                 axes.xaxis.set_major_formatter(NullFormatter())
         _draw_key(figure, top, width, height, side)
-        _write(figure, out / CHOICE)
+        write_figure(figure, out / CHOICE)
 
 
 def _draw_field(
@@ -111,7 +111,7 @@ def _draw_field(
     axes.set_yticks(shown, [str(dims[place]) for place in shown], fontsize=SMALL)
     axes.tick_params(axis="y", length=0, pad=2)
     axes.xaxis.set_major_locator(NullLocator())
-    axes.set_ylabel(_short(name), rotation=0, ha="right", va="center", fontsize=8, labelpad=8)
+    axes.set_ylabel(short(name), rotation=0, ha="right", va="center", fontsize=8, labelpad=8)
     best = int(np.argmax(last))
     axes.text(1.01, 0.5, f"{dims[best]}", transform=axes.transAxes, va="bottom", fontsize=8, weight="bold")
     axes.text(1.01, 0.45, f"{last[best]:.0%}", transform=axes.transAxes, va="top", fontsize=SMALL, color="dimgray")
@@ -156,7 +156,7 @@ def draw_dims(
         candidates: dims that a field could have had; none where any could.
     """
     places = range(len(fields))
-    side = 0.2 + LETTER * max(len(_short(name)) for name in fields)
+    side = 0.2 + LETTER * max(len(short(name)) for name in fields)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.5 + side, 0.9 + 0.24 * len(fields)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
@@ -171,7 +171,7 @@ def draw_dims(
         left.bar_label(bars, padding=3, fontsize=8, weight="bold", bbox=over)
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
         left.set(xlabel="dimension", xlim=(0, 1.08 * max([*chosen, *(d for c in candidates.values() for d in c)])))
-        left.set_yticks(places, [_short(name) for name in fields])
+        left.set_yticks(places, [short(name) for name in fields])
         left.set_ylim(len(fields) - 0.4, -0.6)
         counts = [cardinalities[name] for name in fields]
         bars = right.barh(places, counts, 0.6, color="lightsteelblue")
@@ -182,16 +182,17 @@ def draw_dims(
         for axes in (left, right):
             axes.tick_params(axis="y", length=0)
             axes.spines[["top", "right"]].set_visible(False)
-        _write(figure, out / DIMS)
+        write_figure(figure, out / DIMS)
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     """A feature's name for a label: cut where it is long, its dollars no formula."""
     cut = name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
     return cut.replace("$", r"\$")
 
 
-def _write(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as SVG: the same one gives the same bytes."""
     drawn = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a feature's name may be in any script
