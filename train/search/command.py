@@ -7,8 +7,9 @@ from pathlib import Path
 from ..command import add_arguments
 
 DESCRIPTION = """\
-Choose the embedding dimension of every field, and write a plan directory: plan.json, which
-`quorem train --plan` trains from scratch; search.json, how each dim was chosen; figures.
+Choose the embedding dimension of every field, or within a budget of bytes its scheme and bits as
+well, and write a plan directory: plan.json, which `quorem train --plan` trains from scratch;
+search.json, how each field's was chosen; figures.
 
 AutoDim (Zhao et al., WWW'21) trains one model that holds every candidate dim of every field,
 and learns from the validation rows how much each candidate is worth. The recipe's section
@@ -33,6 +34,14 @@ and learns from the validation rows how much each candidate is worth. The recipe
   [search.fields]
   user = [8, 16]         candidates of one field
 
+--budget chooses scheme, dim and bits together, so that tables.bin takes at most so many bytes, and
+--pareto does so for several budgets in one search (method = "budget"). A run of full tables as
+--teacher helps. Of [search], candidates, fields, warmup, epochs, every and lr are as above; besides
+  bits = [0, 8, 4, 3, 2, 1]  of numbers; 0 for float32
+  price = 0.003              how fast the price of bytes rises while they are above the budget
+  proposals = 4              plans that are trained on against each other in the end
+  proposal_epochs = 3        and for how long
+
 Two others, for comparison. method = "mixed", by popularity: with n ids a field's dim is
 base x (n / n of the smallest field)^-alpha; keys base = 32, alpha = 0.3, parameters.
 method = "random": the best of some plans by the validation AUC of a training each; keys
@@ -46,6 +55,8 @@ examples:
   quorem search planted_dims --out plans/1
   quorem search my_recipe.toml --out plans/2 --seed 2 --set search.penalty=0.01
   quorem search my_recipe.toml --out plans/2 --resume         go on after Ctrl-C
+  quorem search frappe_ids --budget 10x --out plans/3         a tenth of the bytes of full tables
+  quorem search frappe_ids --pareto 4x,10x,20KB --teacher runs/full --out plans/4
   quorem inspect plans/1 plans/2                              what was chosen, and how stable it is
   quorem train my_recipe.toml --plan plans/1 --out runs/1     retrain with the chosen dims alone"""
 
