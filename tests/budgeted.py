@@ -1,7 +1,7 @@
 """A small budget search on made rows: its recipe, how it is stopped, and in which files two of them differ."""
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,18 @@ lookup = "separate"
 base = 8
 choice = "soft"
 penalty = 0.1
+warmup = 1
 epochs = 3
 every = 2
 lr = 0.05
 tau_rate = 0.02
 """
 HERE = ("--device", "cpu")
-SAME = ("plan.json", "search.json", "recipe.toml", "budget-1.json", "history.jsonl")
+SAME = ("plan.json", "search.json", "map.svg", "recipe.toml", "budget-1.json", "history.jsonl")
 BUDGET, BUDGETS = "14KB", "20KB,14KB"
 
 
-def differing(one: Path, other: Path, names: Sequence[str] = SAME) -> list[str]:
+def differing(one: Path, other: Path, names: Iterable[str] = SAME) -> list[str]:
     """The files that are not the same in both directories, to the byte."""
     return [name for name in names if (one / name).read_bytes() != (other / name).read_bytes()]
 

@@ -131,18 +131,11 @@ def test_options_are_drawn_as_often_as_they_are_likely(tau: float) -> None:
     assert both == pytest.approx(apart, abs=0.03)
 
 
-def test_rich_draws_are_the_first_schemes_in_most_bits() -> None:
-    choice = choice_of(6)
-    every = [numbers(choice.rich(1, number)) for number in range(600)]
-    assert every[0] == numbers(choice.rich(1, 0))
+def test_the_richest_have_the_first_schemes_most_bits_and_their_own_widest_dims() -> None:
     dims = sorted({*DIMS, *(dim for own in OWN.values() for dim in own)})
-    for field, name in enumerate(NAMES):
-        own = OWN.get(name, DIMS)
-        assert {(scheme, bits) for scheme, _, bits in (each[field] for each in every)} == {(0, 0)}
-        counted = [sum(dims[each[field][1]] == dim for each in every) / 600 for dim in own]
-        expected = [0.5 / len(own) + 0.5 * (dim == own[-1]) for dim in own]
-        assert counted == pytest.approx(expected, abs=0.08), name
-    assert len({tuple(each) for each in every}) > 100, "fields are drawn apart"
+    assert [(scheme, dims[dim], bits) for scheme, dim, bits in numbers(choice_of(6).rich())] == [
+        (0, OWN.get(name, DIMS)[-1], 0) for name in NAMES
+    ]
 
 
 def test_fixed_options_are_what_is_told() -> None:
