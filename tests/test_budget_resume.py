@@ -91,7 +91,7 @@ STOPS: list[tuple[Any, str, int]] = [
 def test_stopped_anywhere_and_resumed_equals_undisturbed(
     recipe: Path, several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, resume = tmp_path / "plans", list[str]()
+    out, resume, again = tmp_path / "plans", list[str](), list[str]()
     command = ("search", recipe, "--pareto", BUDGETS, "--out", out, "--json", "--quiet")
     for module, name, count in STOPS:
         free = stop_at(monkeypatch, module, name, count)
