@@ -28,6 +28,7 @@ from .learn import learn
 from .learning import Learning
 from .measure import Judge, worth_measuring
 from .options import Option, Options, options_of
+from .schedule import proposals_of
 from .schemes import full_plan, ladders
 from .standing import Proposal, Standing
 from .supernet import Supernet, make_supernet
@@ -126,7 +127,7 @@ class BudgetSearch:
             price=float(net.choice.price),
             dims=tuple(tuple(told[name]) for name in self.options.features),
             losses=tuple(tuple(sorted(own.items())) for own in losses),
-            proposals=tuple(proposals[: self.recipe.search.proposals]),
+            proposals=tuple(proposals[: proposals_of(self.recipe.search, phase)]),
         )
 
     def _write(self, room: Path, standing: Standing, phase: int, judge: Judge) -> None:

@@ -32,6 +32,11 @@ def epochs_of(config: SearchConfig, budgets: Sequence[int]) -> list[int]:
     return [config.epochs, *[max(1, config.epochs // 2)] * (len(budgets) - 1)]
 
 
+def proposals_of(config: SearchConfig, phase: int) -> int:
+    """How many proposals of a budget are tried: of a next one, whose are like those before, a quarter fewer."""
+    return config.proposals if phase == 0 else max(1, config.proposals - config.proposals // 4)
+
+
 def steps(config: SearchConfig, budgets: Sequence[int], batches: int, start: int = 0) -> Iterator[Step]:
     """All steps of a search whose epochs have so many batches, from number `start` on."""
     phases: list[int | None] = [None] * config.warmup

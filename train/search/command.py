@@ -39,7 +39,7 @@ and learns from the validation rows how much each candidate is worth. The recipe
 --teacher helps. Of [search], candidates, fields, warmup, epochs, every and lr are as above; besides
   bits = [0, 8, 4, 3, 2, 1]  of numbers; 0 for float32
   price = 0.003              how fast the price of bytes rises while they are above the budget
-  proposals = 4              plans that are trained on against each other in the end
+  proposals = 4              plans that are trained on against each other in the end (3 for a next budget)
   proposal_epochs = 3        and for how long
 
 Two others, for comparison. method = "mixed", by popularity: with n ids a field's dim is
