@@ -14,8 +14,9 @@ import pytest
 from budgeted import BUDGET, BUDGETS, HERE, SEARCH, SMALL, differing, files_of, stop_at
 from commands import quorem
 from quorem.train.budget import contest as contests
-from quorem.train.budget import learning, measure, run
+from quorem.train.budget import measure, run
 from quorem.train.budget.learning import Learning
+from quorem.train.search import saved
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ STOPS: list[tuple[Any, str, int]] = [
     (Learning, "restore", 1),  # after the first proposal
     (contests, "evaluate_rows", 1),  # after the second one has learnt
     (contests, "batch_of", 3),
-    (learning, "save_tensors", 1),
+    (saved, "save_tensors", 1),
     (contests, "batch_of", 20),  # of the second budget
 ]
 

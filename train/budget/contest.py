@@ -33,16 +33,15 @@ def contest(
         Interrupted: what was tried is kept.
     """
     before = learning.snapshot()
-    try:
-        for number, proposal in enumerate(standing.proposals):
-            if standing.tried(number) is None:
+    for number, proposal in enumerate(standing.proposals):
+        if standing.tried(number) is None:
+            try:
                 trial = _alike(learning, number, proposal, stopping)
-                standing = standing.with_trial(trial)
-                standings.write(path, standing)
-                told(f"tried {proposal.name}: validation auc {trial.auc:.5f}, logloss {trial.logloss:.5f}")
+            finally:
                 learning.restore(before)
-    finally:
-        learning.restore(before)
+            standing = standing.with_trial(trial)
+            standings.write(path, standing)
+            told(f"tried {proposal.name}: validation auc {trial.auc:.5f}, logloss {trial.logloss:.5f}")
     return standing
 
 

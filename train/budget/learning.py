@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam
 
-from ..checkpoint import checkpoint_tensors, is_finite, part, prefixed, save_tensors
+from ..checkpoint import part, prefixed
 from ..features import Rows
-from ..loop import Place, no_number
+from ..loop import Place
 from ..optimizer import NEVER, load_state_tensors, make_optimizer, sparse_from, state_tensors
 from ..recipe import Recipe
+from ..search import saved
 from ..search.loop import Validation
 from ..tables import Tables
 from .drawn import Drawn
@@ -117,9 +118,13 @@ class Learning:
             "bytes": choice.bytes_expected(),
             "price": float(choice.price),
             "train_loss": loss,
-            "valid_loss": None if self.valid_loss is None else float(self.valid_loss),
+            "valid_loss": self.checked(),
             "probabilities": choice.told(),
         }
+
+    def checked(self) -> float | None:
+        """The loss of the last batch of validation rows; None before there was one."""
+        return None if self.valid_loss is None else float(self.valid_loss)
 
     def save(self, place: Place, done: int, where: str) -> None:
         """Write a checkpoint of so many steps.
@@ -127,23 +132,18 @@ class Learning:
         Raises:
             QuoremError: a weight that is no number; the checkpoint that is there stays.
         """
-        whole = prefixed("model", self.net.model.state_dict()) | prefixed("choice", self.net.choice.state_dict())
-        whole |= prefixed("optimizer", state_tensors(self.optimizer))
-        whole |= prefixed("learner", state_tensors(self.learner))
-        if not all(map(is_finite, whole.values())):
-            raise no_number("weight", where)
-        valid_loss = None if self.valid_loss is None else float(self.valid_loss)
-        progress = {"step": done, "validation": self.validation.number, "valid_loss": valid_loss}
-        save_tensors(place.directory, whole, progress, place.identity)
+        progress = {"step": done, "validation": self.validation.number, "valid_loss": self.checked()}
+        optimizers = {"optimizer": self.optimizer, "learner": self.learner}
+        saved.save(place, self._modules(), optimizers, progress, where)
 
     def load(self, place: Place) -> int:
         """Put a checkpoint back; how many steps are done."""
-        with checkpoint_tensors(place.directory, place.identity) as (tensors, told):
-            self.net.model.load_state_dict(part(tensors, "model"))
-            self.net.choice.load_state_dict(part(tensors, "choice"))
-            load_state_tensors(self.optimizer, part(tensors, "optimizer"), self.training.lr)
-            load_state_tensors(self.learner, part(tensors, "learner"), self.config.lr)
-            self.validation.number = told["validation"]
-            if told["valid_loss"] is not None:
-                self.valid_loss = torch.tensor(told["valid_loss"])
-            return told["step"]
+        rates = {"optimizer": (self.optimizer, self.training.lr), "learner": (self.learner, self.config.lr)}
+        told = saved.load(place, self._modules(), rates)
+        self.validation.number = told["validation"]
+        if told["valid_loss"] is not None:
+            self.valid_loss = torch.tensor(told["valid_loss"])
+        return told["step"]
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.net.model, "choice": self.net.choice}

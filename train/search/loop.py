@@ -8,15 +8,15 @@ import math
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from ..batches import batch_of, batches_of, shuffled
-from ..checkpoint import checkpoint_tensors, is_finite, part, prefixed, save_tensors
 from ..features import Rows
 from ..loop import Interrupted, Place, no_number, stop_signals
-from ..optimizer import load_state_tensors, make_optimizer, sparse_from, state_tensors
+from ..optimizer import make_optimizer, sparse_from
 from ..recipe import Recipe
+from . import saved
 from .choice import Choice
 from .schedule import Step, steps
 from .supernet import Supernet
@@ -142,25 +142,21 @@ class _Learning:
         Raises:
             QuoremError: a weight that is no number; the checkpoint that is there stays.
         """
-        whole = prefixed("model", self.net.model.state_dict()) | prefixed("choice", self.net.choice.state_dict())
-        whole |= prefixed("optimizer", state_tensors(self.optimizer))
-        whole |= prefixed("learner", state_tensors(self.learner))
-        if not all(map(is_finite, whole.values())):
-            raise no_number("weight", where)
         progress = {"step": done, "validation": self.validation.number, "valid_loss": self.checked()}
-        save_tensors(place.directory, whole, progress, place.identity)
+        optimizers = {"optimizer": self.optimizer, "learner": self.learner}
+        saved.save(place, self._modules(), optimizers, progress, where)
 
     def load(self, place: Place) -> int:
         """Put a checkpoint back; how many steps are done."""
-        with checkpoint_tensors(place.directory, place.identity) as (tensors, told):
-            self.net.model.load_state_dict(part(tensors, "model"))
-            self.net.choice.load_state_dict(part(tensors, "choice"))
-            load_state_tensors(self.optimizer, part(tensors, "optimizer"), self.training.lr)
-            load_state_tensors(self.learner, part(tensors, "learner"), self.config.lr)
-            self.validation.number = told["validation"]
-            if told["valid_loss"] is not None:
-                self.valid_loss = torch.tensor(told["valid_loss"])
-            return told["step"]
+        rates = {"optimizer": (self.optimizer, self.training.lr), "learner": (self.learner, self.config.lr)}
+        told = saved.load(place, self._modules(), rates)
+        self.validation.number = told["validation"]
+        if told["valid_loss"] is not None:
+            self.valid_loss = torch.tensor(told["valid_loss"])
+        return told["step"]
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.net.model, "choice": self.net.choice}
 
 
 def _facts(choice: Choice, step: Step, loss: float, valid_loss: float | None) -> dict[str, Any]:
