@@ -7,6 +7,7 @@ from threading import Lock
 
 from ..protos.errors import Gone, Overloaded, QuoremError, TooLate
 from .call import Call
+from .refusals import gone
 
 WEIGHT = 0.05  # of the newest call in the averages: they are those of about the last 20
 STALE_S = 1.0  # an estimate that nothing has confirmed for so long is dropped, or one bad measurement refused for ever
@@ -93,7 +94,7 @@ class Admission:
         """
         visit = Visit(self)
         if not call.is_wanted():
-            raise _gone()
+            raise gone()
         with self._lock:
             self._let_in(visit, rows, call, self._move())
         return visit
@@ -111,7 +112,7 @@ class Admission:
             for place, call in enumerate(calls):
                 try:
                     if not call.is_wanted():
-                        raise _gone()
+                        raise gone()
                     self._let_in(visit, call.rows, call, now)
                 except (Gone, Overloaded, TooLate) as error:
                     refused[place] = error
@@ -197,10 +198,6 @@ class Admission:
             self._shared_s += (now - self._moved) / self._calls
         self._moved = now
         return now
-
-
-def _gone() -> Gone:
-    return Gone("a call's caller waits for the answer", found="one that has cancelled it, or gone")
 
 
 def _overloaded(rule: str, found: str, retry_s: float) -> Overloaded:

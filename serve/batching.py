@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..protos.errors import Gone, TooLate
 from .call import Call
+from .refusals import unwanted
 
 NAP_S = 1e-4  # in which other threads bring their calls here; to yield without a nap costs more than it gains
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -139,7 +139,7 @@ class Batcher:
     def _compute(self, key: Hashable, entries: Sequence[_Entry]) -> None:
         wanted = list[_Entry]()
         for entry in entries:
-            entry.error = refusal(entry.call, time.monotonic())
+            entry.error = unwanted(entry.call, time.monotonic())
             if entry.error is None:
                 wanted.append(entry)
         if not wanted:
@@ -162,12 +162,3 @@ def _joined(entries: Sequence[_Entry]) -> Arrays:
     if len(entries) == 1:
         return entries[0].arrays
     return {name: np.concatenate([entry.arrays[name] for entry in entries]) for name in entries[0].arrays}
-
-
-def refusal(call: Call, now: float) -> TooLate | Gone | None:
-    """Why a call need not be computed, if so: nobody waits for it any longer."""
-    if call.deadline is not None and call.deadline <= now:
-        return TooLate("a call is computed before its deadline", remedy="Allow it more time, or send fewer at once")
-    if not call.is_wanted():
-        return Gone("a call's caller waits for the answer", found="one that has cancelled it, or gone")
-    return None

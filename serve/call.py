@@ -9,7 +9,7 @@ def _always() -> bool:
     return True
 
 
-@dataclass
+@dataclass(slots=True)
 class Call:
     """One call.
 

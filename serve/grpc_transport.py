@@ -7,7 +7,6 @@ the thread that met it, before its message is read.
 
 import logging
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent import futures
 from functools import partial
@@ -17,19 +16,18 @@ from typing import Any, NoReturn
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from ..protos.errors import Gone, Overloaded, QuoremError, TooLate, Unavailable
+from ..protos.errors import QuoremError
 from .call import Call, Method, Stream
 from .health import Health
 from .reflection import add_reflection
+from .refusals import check, full, gone, overloaded
 from .services import CONTROL, HEAVY
 from .settings import Limits
-from .statuses import DETAILS, RETRY_AFTER, Status, details_of, message_of, status_of
+from .statuses import Status, ending, status_of
 from .threads import OWN_POOL, AtOnce, Threads, arrived
 
 THREADS = 4  # measured: fewer wait for one another, more take turns
 ASIDE_THREADS = CONTROL_THREADS = 2
-MOST_WAITING = 512  # calls of a pool; of the smallest scores, about 50 ms
-RETRY_S = 0.1  # where no better is known
 POLL_S = 0.005  # how often a drain looks for calls that are still live
 LINGER_S = 0.1  # for the last replies to reach their callers before connections end
 FOREVER_S = 1e8  # gRPC tells no deadline as one in centuries
@@ -170,9 +168,9 @@ class GrpcServer(grpc.GenericRpcHandler):
                 forget = partial(self._live.discard, context)  # once the reply is out, not before
                 if not context.add_callback(forget):
                     forget()
-                    raise _gone()
+                    raise gone()
                 if request is None:  # gRPC's word for a message that never came
-                    raise _gone()
+                    raise gone()
                 call.request_bytes = len(request)
                 reply = method(request, call)
                 call.reply_bytes = len(reply)
@@ -188,9 +186,7 @@ class GrpcServer(grpc.GenericRpcHandler):
         refused, refusal = self._refused(path), self._refusal if pool is self._threads else None
 
         def chosen() -> grpc.RpcMethodHandler:
-            error = refusal(pool.unfinished) if refusal else None
-            if error is None and pool.waiting >= MOST_WAITING:
-                error = _overloaded(f"at most {MOST_WAITING} calls wait for their turn", "Try again")
+            error = (refusal(pool.unfinished) if refusal else None) or full(pool)
             return refused(error) if error else handler
 
         return chosen
@@ -201,7 +197,7 @@ class GrpcServer(grpc.GenericRpcHandler):
             try:
                 if not context.add_callback(self._room.release):
                     self._room.release()
-                    raise _gone()
+                    raise gone()
                 for reply in stream(self._taken(requests, call, context), call):
                     call.reply_bytes += len(reply)
                     yield reply
@@ -221,7 +217,7 @@ class GrpcServer(grpc.GenericRpcHandler):
         def chosen() -> grpc.RpcMethodHandler:
             if self._room.acquire(blocking=False):
                 return handler
-            return refused(_overloaded("no more streams are open than --max-streams", "End one, or call Score"))
+            return refused(overloaded("no more streams are open than --max-streams", "End one, or call Score"))
 
         return chosen
 
@@ -236,15 +232,11 @@ class GrpcServer(grpc.GenericRpcHandler):
     def _begin(self, call: Call, context: grpc.ServicerContext) -> None:
         """Hold a drain up from now on; or refuse what nobody can or does wait for."""
         self._live.add(context)  # before the look at `_refusing`: a drain misses no call that begins
-        late = call.left_s is not None and call.left_s <= 0
-        if not self._refusing and not late and call.is_wanted():
-            return
-        self._live.discard(context)  # or callers that try again and again would keep the drain waiting
-        if self._refusing:
-            raise Unavailable("this server is stopping", remedy="Call another one, or again in a while")
-        if late:
-            raise TooLate("a call is begun before its deadline", remedy="Allow it more time, or send fewer at once")
-        raise _gone()
+        try:
+            check(call, stopping=self._refusing)
+        except QuoremError:
+            self._live.discard(context)  # or callers that try again and again would keep the drain waiting
+            raise
 
     def _refused(self, path: str) -> Callable[[QuoremError], grpc.RpcMethodHandler]:
         """What ends a call without a look at its message: as a stream, of which nothing need be read."""
@@ -285,26 +277,10 @@ def _call_of(context: grpc.ServicerContext) -> Call:
     return Call(deadline, context.is_active, arrived(), token)
 
 
-def _gone() -> Gone:
-    return Gone("a call's caller waits for the answer", found="one that has cancelled it, or gone")
-
-
-def _overloaded(rule: str, remedy: str) -> Overloaded:
-    error = Overloaded(rule, remedy=remedy)
-    error.retry_s = RETRY_S
-    return error
-
-
 def _abort(error: Exception, context: grpc.ServicerContext) -> NoReturn:
-    """End a call with the error's status. What nobody foresaw is logged: where it happened, never what was sent."""
-    status = status_of(error)
-    if isinstance(error, QuoremError) and status != Status.INTERNAL:
-        trailers: list[tuple[str, str | bytes]] = [(DETAILS, details_of(error))]
-        if isinstance(error, Overloaded):
-            trailers.append((RETRY_AFTER, str(max(1, round(1000 * error.retry_s)))))
-        context.set_trailing_metadata(tuple(trailers))
-        context.abort(CODES[status], message_of(error))
-    frames = "".join(traceback.format_tb(error.__traceback__))
-    log.error("a call failed with %s; at\n%s", type(error).__name__, frames)
-    context.abort(grpc.StatusCode.INTERNAL, "The server failed; its log says where.")
+    """End a call with the error's status."""
+    status, message, metadata = ending(error)
+    if metadata:
+        context.set_trailing_metadata(tuple(metadata.items()))
+    context.abort(CODES[status], message)
     raise AssertionError("abort always raises")

@@ -21,6 +21,7 @@ from .survey import GRAPH, RANK
 IDS, DENSE = "ids", "dense"
 CONTEXT_IDS, CONTEXT_DENSE = "context_ids", "context_dense"
 CANDIDATE_IDS, CANDIDATE_DENSE = "candidate_ids", "candidate_dense"
+MOST_SQUARES = 4096  # numbers; of more BLAS makes a matter for several threads
 WARM_ROWS = 256
 WARM_CONTEXTS = 8  # of golden rows, each with one candidate and with many
 Inputs = dict[str, npt.NDArray[Any]]
@@ -200,8 +201,11 @@ class Model:
 def are_finite(numbers: Float32s) -> bool:
     """Whether no number is infinite; NaN is a missing one. `isinf` would look at each, and a second call at its flags.
 
-    The two extremes of numbers of which not all are NaN are numbers.
+    The sum of the squares of numbers that are not finite is none either, which is found at a glance; the two extremes
+    of numbers of which not all are NaN are numbers.
     """
+    if numbers.size <= MOST_SQUARES and np.vdot(numbers, numbers) < np.inf:
+        return True
     if not numbers.size or (np.fmax.reduce(numbers, None) < np.inf and np.fmin.reduce(numbers, None) > -np.inf):
         return True
     return not np.count_nonzero(np.isinf(numbers))

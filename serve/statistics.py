@@ -61,8 +61,8 @@ class Statistics:
             method, status, call.rows, queue_ns, encode_ns, compute_ns, total_ns
         )
 
-    def observe(self, model: "Model", fed: Sequence[Fed], scores: Float32s, *, logits: bool) -> None:
-        """Count what a version was fed by calls, and what it said: (K,) probabilities in all, or their logits."""
+    def observe(self, model: "Model", fed: Sequence[Fed], scores: Sequence[Float32s], *, logits: bool) -> None:
+        """Count what a version was fed by calls, and what it said by runs: (K,) probabilities each, or their logits."""
         self._version(model.version.name, model.version.number).observe(model, fed, scores, logits=logits)
 
     def keep(self, versions: Collection[tuple[str, int]]) -> None:
@@ -155,13 +155,14 @@ class _Version:
             if output_ns > 0:
                 batch[3] += output_ns
 
-    def observe(self, model: "Model", fed: Sequence[Fed], scores: Float32s, *, logits: bool) -> None:
+    def observe(self, model: "Model", fed: Sequence[Fed], scores: Sequence[Float32s], *, logits: bool) -> None:
         with self._guard:
             if self._fields is None:
                 self._fields = Fields(model.schema)
             for place in self._fields.sample(len(fed)):
                 self._fields.take(fed[place]())
-            self._scores.take(scores, logits=logits)
+            for each in scores:
+                self._scores.take(each, logits=logits)
 
     def snapshot(self) -> dict[str, Any]:
         bounds = [*(f"{bound / 1e9:g}" for bound in BOUNDS_NS), "+Inf"]

@@ -1,6 +1,8 @@
 """Statuses: the one table between quorem's errors and gRPC's status codes, read in both directions."""
 
 import enum
+import logging
+import traceback
 
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
@@ -24,6 +26,8 @@ DETAILS = "grpc-status-details-bin"  # and what programs read of an error: a goo
 DOMAIN = b"quorem"
 TYPES = "type.googleapis.com/google.rpc."
 MESSAGE_BYTES = 1024  # a status travels in a header; clients refuse headers above 8 KiB
+
+log = logging.getLogger(__name__)
 
 
 class Status(enum.IntEnum):
@@ -62,6 +66,22 @@ STATUS_OF: dict[type[QuoremError], Status] = {
 }
 
 ERROR_OF: dict[Status, type[QuoremError]] = {status: error for error, status in STATUS_OF.items()}
+
+
+def ending(error: Exception) -> tuple[Status, str, dict[str, str | bytes]]:
+    """What a failed call ends with: its status, message and metadata.
+
+    What nobody foresaw is logged: where it happened, never what was sent.
+    """
+    status = status_of(error)
+    if not isinstance(error, QuoremError) or status == Status.INTERNAL:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        log.error("a call failed with %s; at\n%s", type(error).__name__, frames)
+        return status, "The server failed; its log says where.", {}
+    metadata: dict[str, str | bytes] = {DETAILS: details_of(error)}
+    if isinstance(error, Overloaded):
+        metadata[RETRY_AFTER] = str(max(1, round(1000 * error.retry_s)))
+    return status, message_of(error), metadata
 
 
 def status_of(error: BaseException) -> Status:

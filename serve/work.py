@@ -82,5 +82,5 @@ def score(repository: Repository, work: Work, call: Call, started: int, run: Run
         values = run(rows.graph, inputs, work.outputs)
         computed = perf_counter_ns()
     call.encode_ns, call.compute_ns = ready - started, computed - ready
-    repository.statistics.observe(work.model, (rows.encoded,), values[0], logits=work.outputs[0] == LOGIT)
+    repository.statistics.observe(work.model, (rows.encoded,), (values[0],), logits=work.outputs[0] == LOGIT)
     return work.finish(values)

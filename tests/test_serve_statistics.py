@@ -160,7 +160,7 @@ def test_missing_and_unseen_values_are_counted_by_feature(model: Model, golden: 
     assert expected["seen"]["unseen"] > 0
     statistics = Statistics()
     for _ in range(SAMPLE + 1):  # the first and the last are the sample
-        statistics.observe(model, [lambda: Encoded(ids, dense)], np.full(ROWS, 0.25, np.float32), logits=False)
+        statistics.observe(model, [lambda: Encoded(ids, dense)], [np.full(ROWS, 0.25, np.float32)], logits=False)
     found = statistics.snapshot()["models"]["ctr"]["1"]
     assert found["fields"] == {name: {key: 2 * value for key, value in each.items()} for name, each in expected.items()}
     assert (found["scores"]["count"], found["scores"]["sum"]) == ((SAMPLE + 1) * ROWS, (SAMPLE + 1) * ROWS / 4)
@@ -173,7 +173,7 @@ def test_a_context_is_counted_once(model: Model, golden: Rows, context: tuple[st
     own = [column_of(name, each) for name, each in golden.columns.items() if name not in context]
     encoded = model.sides.encode(shared, own, ROWS)
     statistics = Statistics()
-    statistics.observe(model, [lambda: encoded], np.zeros(ROWS, np.float32), logits=True)
+    statistics.observe(model, [lambda: encoded], [np.zeros(ROWS, np.float32)], logits=True)
     found = statistics.snapshot()["models"]["ctr"]["1"]["fields"]
     apart = isinstance(encoded, Apart)
     assert apart == (context == CONTEXT)

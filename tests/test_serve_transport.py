@@ -16,8 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from quorem.protos import errors
 from quorem.protos.errors import Overloaded, QuoremError
 from quorem.serve.call import Call, Method, Stream
-from quorem.serve.grpc_transport import MOST_WAITING, THREADS, GrpcServer, Refusal
+from quorem.serve.grpc_transport import THREADS, GrpcServer, Refusal
 from quorem.serve.port import reserve
+from quorem.serve.refusals import MOST_WAITING
 from quorem.serve.settings import Limits
 from quorem.serve.statuses import Status
 from served import eventually

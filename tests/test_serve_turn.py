@@ -160,7 +160,7 @@ def test_scores_by_rows_are_joined_and_ranked_ones_are_not(repository: Repositor
 
 
 def test_a_step_has_so_many_rows_and_calls_keep_their_order(repository: Repository, golden: Rows, ran: list[int]):
-    counts, told = [50, 50, 50, 1, 1, 200, 1, 128, 3], list[int]()
+    counts, told = [50, 50, 50, 1, 1, 200, 1, 128, 3, 200, 200, 100, 40, 2, 200, 100, 60, 60, 60, 60], list[int]()
     turn = Turn(repository)
     for place, count in enumerate(counts):
         ids, dense = (np.resize(each, (count, each.shape[1])) for each in (golden.encoded.ids, golden.encoded.dense))
@@ -173,8 +173,8 @@ def test_a_step_has_so_many_rows_and_calls_keep_their_order(repository: Reposito
         waiting = turn.step()
         steps.append(told[before:])
         assert turn.waiting == len(counts) - len(told)
-    assert steps == [[0, 1], [2, 3, 4], [5], [6], [7], [8]]
-    assert ran == [100, 52, 200, 1, 128, 3]
+    assert steps == [[*range(15)], [15, 16], [17, 18], [19]], "ten full runs' rows; of few, all but those of one run"
+    assert ran == [100, 52, 200, 1, 128, 3, 200, 200, 100, 42, 200, 100, 60, 120, 60], "a run has 128 rows, or one call"
     assert not turn.step()
 
 

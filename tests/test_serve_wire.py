@@ -137,6 +137,11 @@ def test_a_body_that_is_not_one_message_is_refused(raw: Connection, name: str):
     assert reply.data == b""
 
 
+def test_half_a_prefix_is_not_read_on_into_what_else_came(raw: Connection):
+    reply = raw.call(b"\0", asking(HEALTH, ("grpc-timeout", "99999999S")))
+    assert reply.status in {UNIMPLEMENTED, INTERNAL}
+
+
 def test_a_message_of_the_limit_is_taken_and_none_beyond(raw: Connection):
     """Zeroes are no message of ours, which only who has read them knows."""
     for size, status in ((LIMIT, Status.INVALID_ARGUMENT), (LIMIT + 1, EXHAUSTED)):

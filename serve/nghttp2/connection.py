@@ -16,13 +16,15 @@ from .exchange import Exchange
 from .head import seconds
 from .message import PREFIX, only, size, too_long
 from .reply import Refused, headers
-from .session import CALM, CLOSED, DATA, END, LONG, OPEN, REQUEST, Broken, Code, Session
+from .session import CALM, CLOSED, DATA, END, FLUSH_BYTES, LONG, OPEN, REQUEST, Broken, Code, Session
 
 if TYPE_CHECKING:
     from .server import Http2Server
 
 CALM_S = 100  # of noise that is forgiven a second
 LEAST_RATE = 1024  # bytes a second that a caller takes of its replies, or it is stuck
+MUCH = 4096  # bytes: to look at them may take a millisecond, if they begin as many calls as they can
+READ_S = 0.002  # of a turn; what comes then in large parts waits for the next one, and who has little to say does not
 NOTICE_S = 0.5  # between the two GOAWAYs: what the caller began before the first arrived is served
 
 
@@ -35,7 +37,8 @@ class Connection(asyncio.Protocol):
         self._session: Session | None = None
         self.exchanges = dict[int, Exchange]()
         self.dirty = False
-        self._paused = False
+        self._open = self._paused = False
+        self._late = list[bytes]()  # read, and not looked at
         self._born = self._heard = self._idle = self._swept = monotonic()
         self._pinged = self._left = 0.0  # when, if so
         self._stuck, self._sent = self._born, 0
@@ -51,17 +54,19 @@ class Connection(asyncio.Protocol):
             self._server.count("no_h2")
             self._transport.abort()
         elif self._server.admit(self):
-            self._session = self._server.session()
-            self._server.wake(self)
+            self._open = True
         else:
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the caller, and the calls that it waited for."""
+        if not self._open:
+            return
+        self._open = False
+        self._server.dismiss(self)
         session, self._session = self._session, None
         if session is None:
             return
-        self._server.dismiss(self)
 
         def bury() -> None:
             for exchange in list(self.exchanges.values()):
@@ -69,19 +74,44 @@ class Connection(asyncio.Protocol):
                 exchange.gone()
             session.close()
 
-        self._server.bury(bury)
+        self._server.defer(bury)
 
     def data_received(self, data: bytes) -> None:
-        """Take calls in; what they come to is sent at the end of the turn."""
+        """Take calls in; what they come to is sent at the end of the turn. Much waits where much has been read."""
+        if self._late or (len(data) >= MUCH and self._server.reading_s > READ_S):
+            self._late.append(data)
+            if len(self._late) == 1:
+                self._server.defer(self._catch_up)
+                self._listen()
+        elif self._open:
+            self._read(data)
+
+    def _catch_up(self) -> None:
+        late, self._late = self._late, []
+        for data in late:
+            if self._open:
+                self._read(data)
+        self._listen()
+
+    def _listen(self) -> None:
+        """Read on, unless replies are not taken or what was read must wait."""
+        if self._transport is not None:
+            with suppress(RuntimeError):  # it is closing
+                if self._paused or self._late:
+                    self._transport.pause_reading()
+                else:
+                    self._transport.resume_reading()
+
+    def _read(self, data: bytes) -> None:
         session = self._session
-        if session is None:
-            return
+        if session is None:  # only now: many come and go without a word
+            session = self._session = self._server.session()
+        self._heard = now = monotonic()
         try:
             records, blob = session.feed(data)
         except Broken:
             self.end("protocol", Code.PROTOCOL_ERROR)
             return
-        self._heard = now = monotonic()
         for stream, kind, code, at, head, body, timeout in records:
             exchange, middle, end = self.exchanges.get(stream), at + head, at + head + body
             try:
@@ -89,7 +119,16 @@ class Connection(asyncio.Protocol):
                     if kind > OPEN:
                         continue  # of a stream that was refused
                     exchange = self._begin(stream, code, blob[at:middle], blob[end : end + timeout], now)
-                self._go_on(exchange, kind, code, blob[middle:end])
+                if kind != REQUEST:
+                    self._go_on(exchange, kind, code, blob[middle:end])
+                elif (take := exchange.route.take) is not None:
+                    exchange.whole = True
+                    take(exchange, only(blob, middle, end, exchange.gzip, self._server.most))
+                elif exchange.route.flow is not None:
+                    exchange.whole = True
+                    flow = exchange.route.flow(exchange)
+                    flow.feed(blob[middle:end])
+                    flow.put(None)
             except (Refused, QuoremError) as error:
                 if exchange is None:
                     self.reply(stream, headers(error), None, b"")
@@ -100,7 +139,9 @@ class Connection(asyncio.Protocol):
             self._server.hold(self, state.held)
         if state.flooded:
             self.end("flood", Code.ENHANCE_YOUR_CALM, b"too_many_pings")
-        self._server.wake(self)
+        if not session.quiet:
+            self._server.wake(self)
+        self._server.reading_s += monotonic() - now
 
     def _begin(self, stream: int, long: int, fields: bytes, timeout: bytes, now: float) -> Exchange:
         if long:
@@ -111,16 +152,8 @@ class Connection(asyncio.Protocol):
         return exchange
 
     def _go_on(self, exchange: Exchange, kind: int, code: int, body: bytes) -> None:
-        most = self._server.most
-        if kind == REQUEST:
-            exchange.whole = True
-            if exchange.route.take is not None:
-                exchange.route.take(exchange, only(body, exchange.gzip, most))
-            elif exchange.route.flow is not None:
-                flow = exchange.route.flow(exchange)
-                flow.feed(body)
-                flow.put(None)
-        elif kind == CLOSED:
+        """Hear of a call whose request did not come as a whole."""
+        if kind == CLOSED:
             self.forget(exchange)
             exchange.gone()
         elif exchange.flow is not None:
@@ -136,9 +169,9 @@ class Connection(asyncio.Protocol):
                 self._session.follow(exchange.stream)
                 flow.feed(body)
             elif len(body) >= PREFIX:
-                self._long(exchange.stream, size(body), most)
+                self._long(exchange.stream, size(body), self._server.most)
         elif kind == LONG:
-            self._long(exchange.stream, code, most)
+            self._long(exchange.stream, code, self._server.most)
 
     def _long(self, stream: int, length: int, most: int) -> None:
         if length > most:
@@ -192,8 +225,11 @@ class Connection(asyncio.Protocol):
         if session is None or transport is None:
             return
         try:
-            while not self._paused and (data := session.take()):
-                transport.write(data)
+            while not self._paused:
+                if data := session.take():
+                    transport.write(data)
+                if len(data) < FLUSH_BYTES:
+                    break
         except Broken:
             transport.abort()
             return
@@ -203,22 +239,19 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Read no more while the caller does not take what it asked for."""
         self._paused = True
-        if self._transport is not None:
-            with suppress(RuntimeError):  # it is closing
-                self._transport.pause_reading()
+        self._listen()
 
     def resume_writing(self) -> None:
         """Go on."""
         self._paused = False
-        if self._transport is not None:
-            with suppress(RuntimeError):
-                self._transport.resume_reading()
+        self._listen()
         self._server.wake(self)
 
     def announce(self) -> None:
         """Ask the caller to begin no more calls here."""
-        if self._session is not None and not self._left:
+        if not self._left:
             self._left = monotonic()
+            self._session = self._session or self._server.session()  # what it has just sent is served
             self._session.announce()
             self._server.wake(self)
 
@@ -231,9 +264,10 @@ class Connection(asyncio.Protocol):
     def end(self, why: str, code: int, debug: bytes = b"") -> None:
         """End now, and count why."""
         self._server.count(why)
-        if self._session is not None and self._transport is not None:
+        if self._session is not None:
             self._session.leave(code, debug)
             self.flush()
+        if self._transport is not None:
             self._transport.close()
 
     @property
@@ -250,6 +284,8 @@ class Connection(asyncio.Protocol):
         """Look at what time does: called about twice a second."""
         session, bounds = self._session, self._bounds
         if session is None:
+            if self._open and self._born + bounds.handshake_s <= now:
+                self.end("handshake", Code.PROTOCOL_ERROR)
             return
         state, passed_s = session.state, now - self._swept
         self._swept = now

@@ -9,11 +9,11 @@ What comes in one read from HEADERS to END_STREAM is never seen open. A stream o
 open: flow.py. `done` is told once by whoever was given the call, also when nobody waits any more.
 """
 
-from time import monotonic
 from typing import TYPE_CHECKING
 
-from ...protos.errors import Gone, TooLate
+from ...protos.errors import TooLate
 from ..call import Call
+from ..refusals import gone
 from ..statuses import Status
 from .reply import HEADERS, OK, headers, status, trailers
 
@@ -89,15 +89,5 @@ class Exchange:
         self.connection = None
 
 
-def gone() -> Gone:
-    """What becomes of a call that nobody waits for."""
-    return Gone("a call's caller waits for the answer", found="one that has cancelled it, or gone")
-
-
 def _never() -> bool:
     return False
-
-
-def late(call: Call) -> bool:
-    """Whether a call's deadline has passed."""
-    return call.deadline is not None and call.deadline <= monotonic()

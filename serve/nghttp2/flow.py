@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-from ...protos.errors import TooLate, Unavailable
 from ..call import Stream
-from .exchange import Exchange, late
+from ..refusals import check
+from .exchange import Exchange
 from .message import PREFIX, opened, size, too_long
 from .reply import Refused
 
@@ -67,10 +67,7 @@ class Flow:
             message, length = item
             server.live.add(self._exchange)  # before the look at `refusing`: a drain misses no call that begins
             try:
-                if server.refusing:
-                    raise Unavailable("this server is stopping", remedy="Call another one, or again in a while")
-                if late(call):
-                    raise TooLate("a call is begun before its deadline", remedy="Allow it more time")
+                check(call, stopping=server.refusing)
                 call.request_bytes += len(message)
                 yield message
             finally:

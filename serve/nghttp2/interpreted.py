@@ -9,7 +9,7 @@ from typing import Any
 from .bounds import Bounds
 from .build import HERE, LIBRARY
 from .message import PREFIX, size
-from .session import CALM, CLOSED, DATA, END, FLUSH_BYTES, LONG, OPEN, REQUEST, Binding, Broken, Record, Session
+from .session import CALM, CLOSED, DATA, END, FLUSH_BYTES, LONG, OPEN, REQUEST, Binding, Blob, Broken, Record, Session
 
 HEADERS, RST_STREAM, SETTINGS, PING = 1, 3, 4, 6
 END_STREAM = ACK = LAST_DATA = 1
@@ -76,7 +76,7 @@ class Interpreted(Session):
         state = SimpleNamespace(held=0, unsent=0, sent=0, pongs=0, greeted=0, flooded=0, calm=CALM)
         return state, binding.ffi.new_handle(self)
 
-    def feed(self, data: bytes) -> tuple[Iterable[Record], bytes]:
+    def feed(self, data: bytes) -> tuple[Iterable[Record], Blob]:
         """See `Session`."""
         read = self._lib.nghttp2_session_mem_recv(self._http2, data, len(data))
         for stream in [each for each in self._fresh if each.headed]:

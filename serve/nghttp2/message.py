@@ -4,37 +4,42 @@ import zlib
 
 from ..statuses import Status
 from .reply import Refused
+from .session import Blob
 
 PREFIX = 5  # bytes: whether it is compressed, and its length
 GZIP = 16 + zlib.MAX_WBITS
 
 
-def size(data: bytes | bytearray, at: int = 0) -> int:
+def size(data: bytes | bytearray) -> int:
     """The bytes of the message that begins there, by its prefix."""
-    return int.from_bytes(data[at + 1 : at + PREFIX], "big")
+    return int.from_bytes(data[1:PREFIX], "big")
 
 
-def only(data: bytes, gzip: bool, most: int) -> bytes:
+def only(data: Blob, start: int, stop: int, gzip: bool, most: int) -> bytes:
     """The one message that a request holds.
 
     Args:
-        data: its prefix and what follows.
+        data: where its prefix and what follows stand,
+        start: from here,
+        stop: to here.
         gzip: whether the call says that messages may be compressed so.
         most: bytes that it may have, read.
 
     Raises:
         Refused: none, several, part of one, too long a one, or not what its flag says.
     """
-    if not data:
+    if start == stop:
         raise Refused(Status.UNIMPLEMENTED, "A request of this method is one message, and none came")
-    length = size(data)
+    begin = start + PREFIX
+    prefix = data[start : min(begin, stop)]  # what stands behind it is another's
+    length = size(prefix)
     if length > most:
         raise too_long(most)
-    if len(data) < PREFIX or len(data) < PREFIX + length:
+    if begin + length > stop:
         raise Refused(Status.INTERNAL, "A message has as many bytes as its prefix says")
-    if len(data) > PREFIX + length:
+    if begin + length < stop:
         raise Refused(Status.UNIMPLEMENTED, "A request of this method is one message, and more came")
-    return opened(data[0], data[PREFIX:], gzip, most)
+    return opened(prefix[0], data[begin:stop], gzip, most)
 
 
 def opened(flag: int, data: bytes, gzip: bool, most: int) -> bytes:

@@ -7,14 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ...protos.errors import Overloaded, QuoremError, TooLate, Unavailable
+from ...protos.errors import QuoremError
 from ..call import Call, Method, Stream
+from ..refusals import check, full, overloaded
 from ..services import CONTROL, HEAVY
 from ..settings import Limits
 from ..statuses import Status
 from ..threads import Threads, arrived
 from . import health, reflection
-from .exchange import Exchange, gone, late
+from .exchange import Exchange
 from .flow import Flow
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from .server import Http2Server
 
 ASIDE_THREADS = 2  # for what may block, and as many for those who ask what there is
-MOST_WAITING = 512  # calls of a pool
-RETRY_S = 0.1
 
 Prepare = Callable[[bytes, Call], Any]  # what comes of it, transports do not look at
 Take = Callable[[Exchange, bytes], None]
@@ -124,7 +123,7 @@ class Routes:
             call = exchange.call
             call.request_bytes = len(request)
             try:
-                self._check(call)
+                check(call, stopping=self._server.refusing)
                 result = method(request, call)
             except Exception as error:
                 result = error
@@ -135,18 +134,20 @@ class Routes:
     def _in_turn(self, answer: Take) -> Take:
         """For questions: so many may come at once that whoever asks for health must not wait for all of them."""
         questions, most, live = self._server.questions, self._server.bounds.waiting, self._server.live
+        schedule = self._server.schedule
 
         def take(exchange: Exchange, request: bytes) -> None:
             if len(questions) >= most:
-                exchange.done(overloaded(f"at most {most} questions wait for their turn", "Try again"))
+                exchange.done(overloaded(f"at most {most} questions wait for their turn"))
                 return
             live.add(exchange)
             questions.append(lambda: answer(exchange, request))
+            schedule()
 
         return take
 
     def _together(self, prepare: Prepare, turn: "Turn") -> Take:
-        most, live, put = self._server.bounds.waiting, self._server.live, turn.put
+        most, live, put, schedule = self._server.bounds.waiting, self._server.live, turn.put, self._server.schedule
 
         def take(exchange: Exchange, request: bytes) -> None:
             call = exchange.call
@@ -154,18 +155,19 @@ class Routes:
             if waiting := turn.waiting:
                 error = self._refusal(waiting) if self._refusal else None
                 if error is None and waiting >= most:
-                    error = overloaded(f"at most {most} calls wait for their turn", "Try again")
+                    error = overloaded(f"at most {most} calls wait for their turn")
                 if error is not None:
                     exchange.done(error)
                     return
             if self._server.refusing or call.deadline is not None:
                 try:
-                    self._check(call)
+                    check(call, stopping=self._server.refusing)
                 except QuoremError as error:
                     exchange.done(error)
                     return
             live.add(exchange)
             put(prepare, request, call, exchange.done)
+            schedule()
 
         return take
 
@@ -173,7 +175,7 @@ class Routes:
         def work(exchange: Exchange, request: bytes) -> None:
             arrived()
             try:
-                self._check(exchange.call)
+                check(exchange.call, stopping=self._server.refusing)
                 result = method(request, exchange.call)
             except Exception as error:
                 result = error
@@ -181,9 +183,7 @@ class Routes:
 
         def take(exchange: Exchange, request: bytes) -> None:
             exchange.call.request_bytes = len(request)
-            error = refusal(pool.unfinished) if refusal else None
-            if error is None and pool.waiting >= MOST_WAITING:
-                error = overloaded(f"at most {MOST_WAITING} calls wait for their turn", "Try again")
+            error = (refusal(pool.unfinished) if refusal else None) or full(pool)
             if error is not None:
                 exchange.done(error)
                 return
@@ -210,22 +210,6 @@ class Routes:
 
     def _left(self) -> None:
         self._room += 1
-
-    def _check(self, call: Call) -> None:
-        """Refuse what nobody waits for, and what comes while the server stops."""
-        if self._server.refusing:
-            raise Unavailable("this server is stopping", remedy="Call another one, or again in a while")
-        if late(call):
-            raise TooLate("a call is begun before its deadline", remedy="Allow it more time, or send fewer at once")
-        if not call.is_wanted():
-            raise gone()
-
-
-def overloaded(rule: str, remedy: str) -> Overloaded:
-    """An error that says when to try again."""
-    error = Overloaded(rule, remedy=remedy)
-    error.retry_s = RETRY_S
-    return error
 
 
 def _untold(_exchange: Exchange, _status: Status) -> None:

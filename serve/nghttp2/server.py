@@ -22,6 +22,7 @@ import uvloop
 
 from ..call import Method, Stream
 from ..certificates import Certificates
+from ..refusals import overloaded
 from ..settings import Limits
 from ..statuses import Status
 from . import library
@@ -31,7 +32,7 @@ from .exchange import Exchange
 from .head import read
 from .health import Health
 from .reply import Refused
-from .route import Asked, Observe, Prepare, Refusal, Routes, overloaded
+from .route import Asked, Observe, Prepare, Refusal, Routes
 from .session import Session
 from .tls import context
 
@@ -44,7 +45,7 @@ COLLECT_S, FEW = 30.0, 1000  # all garbage is looked for now and then, while few
 LINGER_S = 0.1  # for the last replies to reach their callers
 EVICT_S = 1.0  # idle for so long, a connection makes room for another one
 BACKLOG = 4096
-ACCEPTS = 16  # connections a turn: uvloop takes one, of each of so many handles of the one listener
+ACCEPTS = 64  # connections a turn: uvloop takes one, of each of so many handles of the one listener
 
 T = TypeVar("T")
 
@@ -91,7 +92,7 @@ class Http2Server:
             Unavailable: libnghttp2 cannot be used here.
         """
         self.bounds, self.most = bounds or Bounds(), limits.max_request_bytes
-        self.refusing = False
+        self.refusing, self.reading_s = False, 0.0  # reading_s: what has been read since the last turn took so long
         self.live, self.counts, self.questions = set[Exchange](), Counter[str](), deque[Callable[[], None]]()
         self.health = Health()
         for name in healthy:
@@ -225,7 +226,7 @@ class Http2Server:
         if self._held > self.bounds.all_bytes and held:
             for exchange in [each for each in connection.exchanges.values() if not each.whole and not each.flow]:
                 self.count("bytes")
-                exchange.done(overloaded("a server holds so many bytes of requests", "Try again"))
+                exchange.done(overloaded("a server holds so many bytes of requests"))
 
     def grant(self, length: int) -> bool:
         """Take room for a long message, or give it back (below 0); whether there is."""
@@ -243,14 +244,15 @@ class Http2Server:
         if not connection.dirty:
             connection.dirty = True
             self._dirty.append(connection)
-            self._schedule()
+            self.schedule()
 
-    def bury(self, end: Callable[[], None]) -> None:
-        """End a lost connection's calls, before scores are computed; those of many connections over several turns."""
-        self._chores.append(end)
-        self._schedule()
+    def defer(self, chore: Callable[[], None]) -> None:
+        """Do what may take long before scores are computed; much of it over several turns."""
+        self._chores.append(chore)
+        self.schedule()
 
-    def _schedule(self) -> None:
+    def schedule(self) -> None:
+        """Have a turn come."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
@@ -286,7 +288,7 @@ class Http2Server:
         return found.result()
 
     def _turn(self) -> None:
-        questions, until = self.questions, time.monotonic() + QUESTIONS_S
+        questions, until, self.reading_s = self.questions, time.monotonic() + QUESTIONS_S, 0.0
         while (first := self._chores or questions) and time.monotonic() < until:
             first.popleft()()
         self._flush()
@@ -310,7 +312,7 @@ class Http2Server:
         now = time.monotonic()
         if not self._chores:  # the last look at all of them is over
             self._chores.extend(partial(each.sweep, now) for each in self._connections)
-            self._schedule()
+            self.schedule()
         if self._trim and self._ended >= TRIM_AFTER and now - self._trimmed > TRIM_S:
             self._ended, self._trimmed = 0, now
             self._trim(0)

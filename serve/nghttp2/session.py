@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from struct import Struct
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from .bounds import Bounds
 
@@ -15,7 +15,15 @@ CALM = 1000  # how much of frames that do nothing is borne at once
 MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE = 3, 4, 6
 FLUSH_BYTES = 1 << 20
 Record = tuple[int, int, int, int, int, int, int]
-NOTHING: tuple[Iterable[Record], bytes] = ((), b"")
+
+
+class Blob(Protocol):
+    """What bytes are cut from."""
+
+    def __getitem__(self, part: slice, /) -> bytes: ...
+
+
+NOTHING: tuple[Iterable[Record], Blob] = ((), b"")
 
 
 CALLBACKS = {
@@ -84,12 +92,8 @@ class Session:
         """Begin with the server's settings."""
         ffi, lib = binding.ffi, binding.lib
         self.state, user = self._begin(binding, bounds)
-        self._user, self._lib, self._null, self._buffer = (
-            user,
-            lib,
-            ffi.NULL,
-            ffi.buffer,
-        )  # `user` lives as long as this
+        self._user = user  # lives as long as this
+        self._lib, self._null, self._buffer = lib, ffi.NULL, ffi.buffer
         settings = [(MAX_CONCURRENT_STREAMS, bounds.streams), (INITIAL_WINDOW_SIZE, bounds.window)]
         settings.append((MAX_HEADER_LIST_SIZE, bounds.header_bytes))
         session = ffi.new("nghttp2_session **")
@@ -105,8 +109,8 @@ class Session:
         q.window, q.header_bytes, q.calm = bounds.window, bounds.header_bytes, CALM
         return q, q
 
-    def feed(self, data: bytes) -> tuple[Iterable[Record], bytes]:
-        """Take bytes of the peer; the records that this gave, and their blob.
+    def feed(self, data: bytes) -> tuple[Iterable[Record], Blob]:
+        """Take bytes of the peer; the records that this gave, and their blob, which is there until the next feed.
 
         Raises:
             Broken.
@@ -117,10 +121,10 @@ class Session:
             raise Broken(length)
         if not length:
             return NOTHING
-        return RECORD.iter_unpack(self._buffer(q.records.at, length)[:]), self._buffer(q.blob.at, q.blob.length)[:]
+        return RECORD.iter_unpack(self._buffer(q.records.at, length)[:]), self._buffer(q.blob.at, q.blob.length)
 
     def take(self) -> bytes:
-        """The next bytes for the peer; none if there is nothing to send now.
+        """The next bytes for the peer, FLUSH_BYTES and more if not all are.
 
         Raises:
             Broken.
@@ -174,6 +178,12 @@ class Session:
         """Tell the peer that streams from here on are not served."""
         last = self._lib.nghttp2_session_get_last_proc_stream_id(self._http2)
         self._lib.nghttp2_submit_goaway(self._http2, 0, last, code, why, len(why))
+
+    @property
+    def quiet(self) -> bool:
+        """Whether there is nothing to send, and more may come."""
+        lib, http2 = self._lib, self._http2
+        return lib.nghttp2_session_want_read(http2) and not lib.nghttp2_session_want_write(http2)
 
     @property
     def over(self) -> bool:
