@@ -172,9 +172,7 @@ class AsyncClient:
             while pending:
                 yield await _next(pending)
         finally:
-            for _, task in pending:
-                task.cancel()
-            await asyncio.gather(*(task for _, task in pending), return_exceptions=True)
+            await _cancel(pending)
 
     async def _call(
         self, method: Callable[[scoring_pb2_grpc.ScorerStub], Any], request: Any, timeout_s: float | None
@@ -185,7 +183,8 @@ class AsyncClient:
                 return await method(next(self._stubs))(request, timeout=attempts.left_s, metadata=self._metadata)
             except grpc.RpcError as error:
                 if (wait_s := attempts.wait_s(error)) is None:
-                    raise error_of(error, self.endpoint) from None
+                    # Without its traceback, which would keep the call, and thereby a closed client's connection, alive.
+                    raise error_of(error.with_traceback(None), self.endpoint) from None
             await asyncio.sleep(wait_s)
 
 
@@ -195,3 +194,11 @@ async def _next(pending: deque[tuple[Batch, asyncio.Task[Scores]]]) -> Scores:
         return await reply
     except QuoremError as error:
         raise placed(error, batch) from None
+
+
+async def _cancel(pending: deque[tuple[Batch, asyncio.Task[Scores]]]) -> None:
+    """Wait for calls to end at once; forget them, or an error's traceback would keep their connections open."""
+    for _, task in pending:
+        task.cancel()
+    await asyncio.gather(*(task for _, task in pending), return_exceptions=True)
+    pending.clear()

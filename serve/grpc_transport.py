@@ -201,7 +201,8 @@ class GrpcServer(grpc.GenericRpcHandler):
                 for reply in stream(self._taken(requests, call, context), call):
                     call.reply_bytes += len(reply)
                     yield reply
-                status = Status.OK
+                if context.is_active():  # grpcio may tell that a caller has gone as the end of its requests, at first
+                    status = Status.OK
             except grpc.RpcError:
                 raise  # the caller has gone, which grpcio knows
             except Exception as error:

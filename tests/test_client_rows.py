@@ -1,6 +1,7 @@
 """Many rows, split into calls: the same scores in the same order, by one version, a few at a time, by both clients."""
 
 import asyncio
+import gc
 import itertools
 import subprocess
 import sys
@@ -94,14 +95,18 @@ def test_one_context_goes_with_every_call(score_rows: ScoreRows, server: Served,
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_an_error_names_the_rows_of_its_call(score_rows: ScoreRows, server: Served, many: dict[str, Column]):
+def with_a_wrong_id(many: dict[str, Column]) -> dict[str, Column]:
+    """Those rows, of which the second call of 128 fails."""
     users = many["user"]
     assert users.integers is not None
     integers = users.integers.copy()
     integers[200] = 1000
-    wrong = many | {"user": replace(users, integers=integers, missing=None)}
+    return many | {"user": replace(users, integers=integers, missing=None)}
+
+
+def test_an_error_names_the_rows_of_its_call(score_rows: ScoreRows, server: Served, many: dict[str, Column]):
     with pytest.raises(InputError, match=rf"{server.address}, rows 128 to 255 \(from 0\): .*\[0, 1000\)"):
-        score_rows(server.address, wrong, ROWS * TIMES)
+        score_rows(server.address, with_a_wrong_id(many), ROWS * TIMES)
 
 
 @pytest.mark.parametrize("change", ["short", "lengths", "sum", "negative", "batch"])
@@ -185,17 +190,37 @@ def test_a_cancelled_task_cancels_its_calls(server: Served, many: dict[str, Colu
     asyncio.run(call())
 
 
-def test_every_connection_is_one(server: Served, golden: Rows):
+@pytest.fixture
+def connections(server: Served) -> Callable[[], int]:
+    """How many connections the server has; none in the beginning."""
+
     def count() -> int:
         return sum(served.connections(pid, server.address) for pid in server.workers())
 
+    gc.collect()
     served.eventually(lambda: count() == 0)
+    return count
+
+
+def test_a_call_that_fails_leaves_no_connection_for_the_collector(
+    score_rows: ScoreRows, server: Served, many: dict[str, Column], connections: Callable[[], int]
+):
+    gc.disable()
+    try:
+        with pytest.raises(InputError):  # from the second call; the third is cancelled
+            score_rows(server.address, with_a_wrong_id(many), ROWS * TIMES)
+        served.eventually(lambda: connections() == 0)
+    finally:
+        gc.enable()
+
+
+def test_every_connection_is_one(server: Served, golden: Rows, connections: Callable[[], int]):
     with Client(server.address, connections=3) as client, Client(server.address) as other:
         for _ in range(6):
             client.score("ctr", golden.columns, ROWS)
         other.describe()
-        assert count() == 4
-    served.eventually(lambda: count() == 0)
+        assert connections() == 4
+    served.eventually(lambda: connections() == 0)
 
 
 def test_another_schema_is_told_not_scored(server: Served, golden: Rows):
