@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fake_server import Fake
     from quorem.serve.bench.drive import Drivers
     from served import Rows, Served
+    from transports import Begin
 
 # Before torch is imported, and for every child: tests share the cores, and threads that spin for one another take them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -72,6 +73,14 @@ def transport(request: pytest.FixtureRequest) -> str:
     if why := without(name):
         pytest.skip(why)
     return name
+
+
+@pytest.fixture
+def up(transport: str) -> "Begin":
+    """Begins a server in this process, with methods of a test's own and what else `transports.serve` takes."""
+    from transports import serve
+
+    return partial(serve, transport)
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,25 @@
 """Transports: a server of either kind in this process, with methods of a test's own."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from quorem.serve.call import Method, Stream
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from quorem.serve.call import Call, Method, Stream
 from quorem.serve.certificates import Certificates
-from quorem.serve.grpc_transport import GrpcServer
+from quorem.serve.grpc_transport import GrpcServer, Refusal
+from quorem.serve.port import reserve
 from quorem.serve.settings import Limits
+from quorem.serve.statuses import Status
 from quorem.serve.threads import Threads
 from quorem.serve.tls import credentials
+
+SERVICE = "quorem.v1.Scorer"
+SCORE, DESCRIBE, FLOW = (f"/{SERVICE}/{name}" for name in ("Score", "Describe", "ScoreStream"))
 
 Server = Any  # a GrpcServer, or an Http2Server where there is one
 
@@ -35,3 +46,62 @@ def make(
 def threads(server: Server) -> Threads:
     """Those that answer calls for scores."""
     return server._threads if isinstance(server, GrpcServer) else server._routes.threads
+
+
+@dataclass
+class Up:
+    """A server and a connection to it; `told` are the calls that ended."""
+
+    server: Server
+    channel: grpc.Channel
+    address: str
+    told: list[tuple[str, Call, Status, float]] = field(default_factory=list)
+
+    def call(self, request: bytes = b"x", path: str = SCORE, **options: object) -> bytes:
+        return self.channel.unary_unary(path)(request, **{"timeout": 20, **options})
+
+    def refused(self, request: bytes = b"x", path: str = SCORE, **options: object) -> grpc.RpcError:
+        with pytest.raises(grpc.RpcError) as refused:
+            self.call(request, path, **options)
+        return refused.value
+
+    def flow(self, requests: Iterator[bytes], **options: object) -> grpc.Call:
+        return self.channel.stream_stream(FLOW)(requests, **{"timeout": 20, **options})
+
+    def health(self, name: str = "") -> int:
+        check = health_pb2_grpc.HealthStub(self.channel).Check
+        return check(health_pb2.HealthCheckRequest(service=name), timeout=5).status
+
+    def statuses(self) -> Counter[str]:
+        return Counter(status.name for _, _, status, _ in self.told)
+
+
+Begin = Callable[..., AbstractContextManager[Up]]
+
+
+@contextmanager
+def serve(
+    transport: str,
+    methods: Mapping[str, Method],
+    stream: Stream | None = None,
+    limits: Limits | None = None,
+    refusal: Refusal | None = None,
+) -> Iterator[Up]:
+    port, told = reserve("127.0.0.1", 0), list[tuple[str, Call, Status, float]]()
+    server = make(
+        transport,
+        {SERVICE: methods},
+        {SERVICE: {"ScoreStream": stream}} if stream else {},
+        limits,
+        ["ctr"],
+        refusal=refusal,
+        observe=lambda *ended: told.append(ended),
+    )
+    server.start("127.0.0.1", port.number)
+    with port.holder, grpc.insecure_channel(port.address) as channel:
+        yield Up(server, channel, port.address, told)
+    server.close()
+
+
+def echo(request: bytes, _call: Call) -> bytes:
+    return request
