@@ -12,6 +12,7 @@ What reads and answers finds its caches cold after a run, and costs several time
 runs. A short step leaves the rows of one run for the next, to be computed while the callers of this one send again.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -29,6 +30,8 @@ from .work import Prepare, Rows, Work, score
 
 STEP_RUNS = 10  # of full runs' rows, in a step: some milliseconds, for which the loop answers nobody
 LONG_RUNS = 4  # beside so many, the time is little in which nothing waits because all were answered at once
+
+log = logging.getLogger(__name__)
 
 Done = Callable[[bytes | Exception], None]
 Waiting = tuple[Prepare, bytes, Call, Done]
@@ -85,7 +88,10 @@ class Turn:
             encoded = perf_counter_ns()
             for members, inputs in runs:
                 computed += self._compute(members, inputs, began, encoded, visit)
-        self._observe(computed)
+        try:
+            self._observe(computed)
+        except Exception:  # what counts calls must not fail them
+            log.exception("what models said could not be counted")
         for members, values in computed:
             self._finish(members, values)
 

@@ -214,9 +214,9 @@ def test_who_goes_while_he_waits_for_a_later_step_is_not_computed(repository: Re
 
 def test_what_its_deadline_leaves_no_time_for_is_not_begun(repository: Repository, golden: Rows, ran: list[int]):
     with repository.admission.enter(100, Call(model="ctr")):
-        time.sleep(0.1)  # a millisecond a row
+        time.sleep(1)  # ten milliseconds a row
     requests = [rows_of(golden, 0, 40), rows_of(golden, 0, 1), rows_of(golden, 0, 1), rows_of(golden, 0, 40)]
-    calls = [Call(), Call(deadline=time.monotonic() + 0.02), Call(), Call(deadline=time.monotonic() + 0.03)]
+    calls = [Call(), Call(deadline=time.monotonic() + 0.2), Call(), Call(deadline=time.monotonic() + 0.3)]
     found = together(repository, requests, calls)
     assert [each[0] if isinstance(each, tuple) else None for each in found] == [None, Overloaded, None, TooLate]
     assert ran == [41]

@@ -98,9 +98,11 @@ def serve(
         observe=lambda *ended: told.append(ended),
     )
     server.start("127.0.0.1", port.number)
-    with port.holder, grpc.insecure_channel(port.address) as channel:
-        yield Up(server, channel, port.address, told)
-    server.close()
+    try:
+        with port.holder, grpc.insecure_channel(port.address) as channel:
+            yield Up(server, channel, port.address, told)
+    finally:
+        server.close()
 
 
 def echo(request: bytes, _call: Call) -> bytes:

@@ -5,10 +5,12 @@ accepted ──TLS, SETTINGS──▶ open ──too old, idle, draining──�
 """
 
 import asyncio
-from collections import deque
+import fcntl
+import termios
+from array import array
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ...protos.errors import QuoremError
 from ..statuses import Status
@@ -25,6 +27,7 @@ CALM_S = 100  # of noise that is forgiven a second
 LEAST_RATE = 1024  # bytes a second that a caller takes of its replies, or it is stuck
 MUCH = 4096  # bytes: to look at them may take a millisecond, if they begin as many calls as they can
 READ_S = 0.002  # of a turn; what comes then in large parts waits for the next one, and who has little to say does not
+LARGEST = (1 << 31) - 1  # window that HTTP/2 knows
 NOTICE_S = 0.5  # between the two GOAWAYs: what the caller began before the first arrived is served
 
 
@@ -37,12 +40,12 @@ class Connection(asyncio.Protocol):
         self._session: Session | None = None
         self.exchanges = dict[int, Exchange]()
         self.dirty = False
-        self._open = self._paused = False
+        self._open = self._paused = self._ending = False
         self._late = list[bytes]()  # read, and not looked at
         self._born = self._heard = self._idle = self._swept = monotonic()
         self._pinged = self._left = 0.0  # when, if so
         self._stuck, self._sent = self._born, 0
-        self._grants, self._asking = dict[int, int](), deque[tuple[int, int]]()
+        self._grants, self._asking = dict[int, int](), dict[int, int]()  # bytes by stream; in their order
         self.held = 0
         self._age_s = server.age_s()
 
@@ -74,14 +77,14 @@ class Connection(asyncio.Protocol):
                 exchange.gone()
             session.close()
 
-        self._server.defer(bury)
+        self._server.defer(self, bury)
 
     def data_received(self, data: bytes) -> None:
         """Take calls in; what they come to is sent at the end of the turn. Much waits where much has been read."""
         if self._late or (len(data) >= MUCH and self._server.reading_s > READ_S):
             self._late.append(data)
             if len(self._late) == 1:
-                self._server.defer(self._catch_up)
+                self._server.defer(self, self._catch_up)
                 self._listen()
         elif self._open:
             self._read(data)
@@ -128,7 +131,7 @@ class Connection(asyncio.Protocol):
                     exchange.whole = True
                     flow = exchange.route.flow(exchange)
                     flow.feed(blob[middle:end])
-                    flow.put(None)
+                    flow.end()
             except (Refused, QuoremError) as error:
                 if exchange is None:
                     self.reply(stream, headers(error), None, b"")
@@ -161,7 +164,7 @@ class Connection(asyncio.Protocol):
                 exchange.flow.feed(body)
             elif kind == END:
                 exchange.whole = True
-                exchange.flow.put(None)
+                exchange.flow.end()
         elif kind == OPEN:
             if exchange.route.flow is not None:
                 flow = exchange.route.flow(exchange)
@@ -180,29 +183,31 @@ class Connection(asyncio.Protocol):
 
     def ask(self, stream: int, length: int) -> None:
         """Let a stream send a message of so many bytes, once there is room for it."""
-        if length > max(self._bounds.window, self._grants.get(stream, 0)):
-            self._asking.append((stream, length))
+        length = min(length, LARGEST)
+        if length > max(self._bounds.window, self._grants.get(stream, 0), self._asking.get(stream, 0)):
+            self._asking[stream] = length
             self.grant()
 
     def grant(self) -> None:
         """Let streams that wait send their long messages, as far as there is room; one always may."""
         while self._asking and self._session is not None:
-            stream, length = self._asking[0]
-            if stream in self.exchanges:
-                before, here = self._grants.get(stream, 0), sum(self._grants.values())
-                if (here and here + length > self._bounds.connection_bytes) or not self._server.grant(length - before):
-                    return
-                self._grants[stream] = length
-                self._session.grant(stream, length)
-                self._server.wake(self)
-            self._asking.popleft()
+            stream, length = next(iter(self._asking.items()))
+            before = self._grants.get(stream, 0)
+            others = sum(self._grants.values()) - before
+            if (others and others + length > self._bounds.connection_bytes) or not self._server.grant(length, before):
+                return
+            self._grants[stream] = length
+            self._session.grant(stream, length)
+            self._server.wake(self)
+            del self._asking[stream]
 
     def forget(self, exchange: Exchange) -> None:
         """An exchange is over, for the caller at least."""
         self.exchanges.pop(exchange.stream, None)
         self._idle = self._heard
-        if self._grants and (length := self._grants.pop(exchange.stream, 0)):
-            self._server.grant(-length)
+        if self._grants or self._asking:
+            self._asking.pop(exchange.stream, None)
+            self._server.grant(0, self._grants.pop(exchange.stream, 0))
             self.grant()
 
     def reply(self, stream: int, head: bytes, body: bytes | None, tail: bytes) -> None:
@@ -262,7 +267,8 @@ class Connection(asyncio.Protocol):
             self._server.wake(self)
 
     def end(self, why: str, code: int, debug: bytes = b"") -> None:
-        """End now, and count why."""
+        """End now, and count why; who does not take the last words by the next sweep is cut off."""
+        self._ending = True
         self._server.count(why)
         if self._session is not None:
             self._session.leave(code, debug)
@@ -272,8 +278,24 @@ class Connection(asyncio.Protocol):
 
     @property
     def unsent(self) -> int:
-        """Bytes of replies that the caller has not taken."""
-        return self._session.state.unsent if self._session is not None else 0
+        """Bytes of replies that the system has not taken for the caller."""
+        return self._session.state.unsent + self._buffered if self._session is not None else 0
+
+    @property
+    def _buffered(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def _underway(self) -> int:
+        """Bytes that the system has, and the caller not: it takes more in steps of up to a megabyte."""
+        found = array("i", [0])
+        with suppress(OSError, AttributeError):  # where a system does not tell, or there is no socket
+            fcntl.ioctl(cast(Any, self._transport).get_extra_info("socket").fileno(), termios.TIOCOUTQ, found)
+        return found[0]
+
+    @property
+    def holds(self) -> int:
+        """Bytes of requests and replies that are here now; `held` of them are counted by the server."""
+        return self._session.state.held if self._session is not None else 0
 
     @property
     def idle(self) -> float | None:
@@ -283,6 +305,9 @@ class Connection(asyncio.Protocol):
     def sweep(self, now: float) -> None:
         """Look at what time does: called about twice a second."""
         session, bounds = self._session, self._bounds
+        if self._ending:
+            self.cut()
+            return
         if session is None:
             if self._open and self._born + bounds.handshake_s <= now:
                 self.end("handshake", Code.PROTOCOL_ERROR)
@@ -294,14 +319,15 @@ class Connection(asyncio.Protocol):
             deadline = exchange.call.deadline
             if deadline is not None and deadline <= now:
                 exchange.expire()
-            elif not exchange.whole and exchange.flow is None and exchange.begun + bounds.request_s <= now:
+            elif (since := exchange.half_since) is not None and since + bounds.request_s <= now:
                 self._server.count("slow_request")
-                exchange.done(Refused(Status.DEADLINE_EXCEEDED, f"A request is whole within {bounds.request_s:g} s"))
+                exchange.refuse(Refused(Status.DEADLINE_EXCEEDED, f"A request is whole within {bounds.request_s:g} s"))
         self.grant()
-        waits = state.unsent > 0 or self._paused
-        if not waits or state.sent - self._sent > LEAST_RATE * passed_s:
+        waits = self.unsent > 0 or self._paused
+        sent = state.sent - self._buffered - self._underway() if waits else state.sent
+        if not waits or sent - self._sent > LEAST_RATE * passed_s:
             self._stuck = now
-        self._sent = state.sent
+        self._sent = sent
         if not state.greeted and self._born + bounds.handshake_s <= now:
             self.end("handshake", Code.PROTOCOL_ERROR)
         elif self._stuck + bounds.stuck_s <= now or state.unsent > bounds.unsent_bytes:
@@ -310,10 +336,12 @@ class Connection(asyncio.Protocol):
             self._retire("idle")
         elif not self._left and self._age_s and self._born + self._age_s <= now:
             self._retire("age")
-        elif self._left and self._left + bounds.leave_s <= now:
+        elif self._left and self._left + bounds.leave_s <= now and not self._server.refusing:  # a drain knows its time
             self.abort("leave")
         elif not self._paused:
             self._keep(session, now)
+        if state.held != self.held:
+            self._server.hold(self, state.held)
 
     def _keep(self, session: Session, now: float) -> None:
         """Ping a caller that is silent, and end with one that stays so."""
@@ -334,5 +362,9 @@ class Connection(asyncio.Protocol):
     def abort(self, why: str) -> None:
         """Cut the caller off, and count why."""
         self._server.count(why)
+        self.cut()
+
+    def cut(self) -> None:
+        """Cut the caller off."""
         if self._transport is not None:
             self._transport.abort()

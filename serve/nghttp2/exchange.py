@@ -60,9 +60,23 @@ class Exchange:
         """Nobody waits for the reply any more."""
         self.connection = None
         if self.flow is not None:
-            self.flow.put(gone())
+            self.flow.end(gone())
         elif not self.whole:
             self.done(None)
+
+    @property
+    def half_since(self) -> float | None:
+        """Since when a request has come that is not whole; None while there is no such."""
+        if self.flow is not None:
+            return self.flow.half_since
+        return None if self.whole else self.begun
+
+    def refuse(self, error: Exception) -> None:
+        """End a call of which a request does not become whole."""
+        if self.flow is not None:
+            self.flow.end(error)
+        else:
+            self.done(error)
 
     def expire(self) -> None:
         """Answer for the work that did not end in time; what it comes to is dropped."""

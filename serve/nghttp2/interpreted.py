@@ -236,6 +236,8 @@ class Interpreted(Session):
                 self._note(stream, CLOSED, code)
             self._count(-len(stream.out), unsent=True)
             self._drop(stream)
+            if stream in self._fresh:
+                self._fresh.remove(stream)
 
     def _on_read(self, number: int, to: Any, room: int, flags: Any, _source: Any) -> int:
         stream = self._streams.get(number)

@@ -3,8 +3,8 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...protos.errors import QuoremError
@@ -16,13 +16,14 @@ from ..statuses import Status
 from ..threads import Threads, arrived
 from . import health, reflection
 from .exchange import Exchange
-from .flow import Flow
+from .flow import Flow, Flows
 
 if TYPE_CHECKING:
     from ..turn import Turn
     from .server import Http2Server
 
-ASIDE_THREADS = 2  # for what may block, and as many for those who ask what there is
+CONTROL_THREADS = 2  # for what may block
+MOST_REFLECTIONS = 16  # streams of those who ask what there is, at once
 
 Prepare = Callable[[bytes, Call], Any]  # what comes of it, transports do not look at
 Take = Callable[[Exchange, bytes], None]
@@ -66,10 +67,9 @@ class Routes:
     ) -> None:
         """See `Http2Server`."""
         self._server, self._turn, self._refusal, self._observe = server, turn, refusal, observe
-        self.threads, self._control = Threads(threads, "call"), Threads(ASIDE_THREADS, "control")
-        self._flows = ThreadPoolExecutor(limits.max_streams, thread_name_prefix="stream")
-        self._describing = ThreadPoolExecutor(ASIDE_THREADS, thread_name_prefix="reflection")
-        self._room = limits.max_streams
+        self.threads, self._control = Threads(threads, "call"), Threads(CONTROL_THREADS, "control")
+        self._flows = Flows(server, "stream", limits.max_streams, "--max-streams")
+        self._describing = Flows(server, "reflection", MOST_REFLECTIONS, f"{MOST_REFLECTIONS} for reflection")
         self._routes = dict[str, Route]()
         for service, calls in methods.items():
             for name, method in calls.items():
@@ -77,11 +77,13 @@ class Routes:
                 self._add(service, name, take, None)
         for service, flows in streams.items():
             for name, stream in flows.items():
-                self._add(service, name, None, self._streaming(stream))
+                self._add(service, name, None, partial(self._flows.begin, stream=stream))
         checks = server.health
         self._routes[f"/{health.SERVICE}/Check"] = Route(self._at_once(checks.check), None, _untold)
         self._routes[f"/{health.SERVICE}/Watch"] = Route(checks.watch, None, _untold)
-        self._routes[f"/{reflection.SERVICE}/{reflection.METHOD}"] = Route(None, self._reflecting, _untold)
+        self._routes[f"/{reflection.SERVICE}/{reflection.METHOD}"] = Route(
+            None, partial(self._describing.begin, stream=reflection.describe), _untold
+        )
 
     def get(self, path: str) -> Route | None:
         """The route of a path."""
@@ -94,8 +96,10 @@ class Routes:
 
     def close(self) -> None:
         """Let the threads end."""
-        for pool in (self.threads, self._control, self._flows, self._describing):
+        for pool in (self.threads, self._control):
             pool.shutdown(wait=False)
+        self._flows.close()
+        self._describing.close()
 
     def _add(self, service: str, name: str, take: Take | None, flow: Callable[[Exchange], Flow] | None) -> None:
         path = f"/{service}/{name}"
@@ -141,7 +145,7 @@ class Routes:
                 exchange.done(overloaded(f"at most {most} questions wait for their turn"))
                 return
             live.add(exchange)
-            questions.append(lambda: answer(exchange, request))
+            questions.append((exchange.connection, lambda: answer(exchange, request)))
             schedule()
 
         return take
@@ -191,25 +195,6 @@ class Routes:
             pool.submit(work, exchange, request)
 
         return take
-
-    def _streaming(self, stream: Stream) -> Callable[[Exchange], Flow]:
-        def flow(exchange: Exchange) -> Flow:
-            if not self._room:
-                raise overloaded("no more streams are open than --max-streams", "End one, or call Score")
-            self._room -= 1
-            found = Flow(self._server, exchange, stream, self._left)
-            self._flows.submit(found.run)
-            return found
-
-        return flow
-
-    def _reflecting(self, exchange: Exchange) -> Flow:
-        found = Flow(self._server, exchange, reflection.describe, int)
-        self._describing.submit(found.run)
-        return found
-
-    def _left(self) -> None:
-        self._room += 1
 
 
 def _untold(_exchange: Exchange, _status: Status) -> None:

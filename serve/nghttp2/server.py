@@ -39,15 +39,17 @@ from .tls import context
 MOST_HEADS = 4096  # that are remembered: callers send the same ones again and again
 SWEEP_S = 0.5
 POLL_S = 0.005
-QUESTIONS_S = 0.002  # of a turn, for what time or a loss does to connections, and calls that are not for scores
+SHARE_S = 0.001  # of a turn, for what a loss does to connections, what time does, and calls that are not for scores
 TRIM_AFTER, TRIM_S = 64, 2.0  # connections that have ended, and seconds, before memory is given back
 COLLECT_S, FEW = 30.0, 1000  # all garbage is looked for now and then, while few calls are open
 LINGER_S = 0.1  # for the last replies to reach their callers
 EVICT_S = 1.0  # idle for so long, a connection makes room for another one
+LOOK_S = 0.1  # between two looks for such connections
 BACKLOG = 4096
 ACCEPTS = 64  # connections a turn: uvloop takes one, of each of so many handles of the one listener
 
 T = TypeVar("T")
+Chore = tuple[Connection | None, Callable[[], None]]  # for whom
 
 if TYPE_CHECKING:
     from ..turn import Turn
@@ -93,7 +95,9 @@ class Http2Server:
         """
         self.bounds, self.most = bounds or Bounds(), limits.max_request_bytes
         self.refusing, self.reading_s = False, 0.0  # reading_s: what has been read since the last turn took so long
-        self.live, self.counts, self.questions = set[Exchange](), Counter[str](), deque[Callable[[], None]]()
+        self.live, self.counts = set[Exchange](), Counter[str]()
+        self.questions, self._chores, self._sweeps = deque[Chore](), deque[Chore](), deque[Chore]()
+        self._queues = (self._chores, self._sweeps, self.questions)
         self.health = Health()
         for name in healthy:
             self.health.set(name, True)
@@ -104,10 +108,10 @@ class Http2Server:
         self._heads = dict[bytes, Asked]()
         self._connections = set[Connection]()
         self._held = self._granted = self._ended = 0
+        self._looked, self._evictable = 0.0, list[tuple[float, Connection]]()  # since when they are idle, oldest last
         self._collected = time.monotonic()
         self._trimmed, self._trim = 0.0, getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc keeps what is freed
         self._dirty, self._scheduled = list[Connection](), False
-        self._chores = deque[Callable[[], None]]()
         self._loop = uvloop.new_event_loop()
         self._listening = list[asyncio.AbstractServer]()
         self._thread = threading.Thread(target=self._run, name="http2", daemon=True)
@@ -170,7 +174,7 @@ class Http2Server:
             self._loop.call_soon_threadsafe(self._loop.call_later, POLL_S, self._loop.stop)
             self._thread.join()
         while self._chores:
-            self._chores.popleft()()
+            self._attempt(*self._chores.popleft())
         self._loop.close()
 
     # Below: for connections and their calls, in the loop's thread unless said otherwise.
@@ -179,15 +183,29 @@ class Http2Server:
         """Whether there is room for a connection, made by one that has long been idle where there is none."""
         self.count("accepted")
         if len(self._connections) >= self.bounds.connections:
-            since = [(each.idle, each) for each in self._connections if each.idle is not None]
-            idle, oldest = min(since, key=lambda pair: pair[0], default=(time.monotonic(), None))
-            if oldest is None or idle + EVICT_S > time.monotonic():
+            oldest = self._idlest()
+            if oldest is None:
                 self.count("connections")
                 return False
             oldest.end("evicted", 0)
+            self.later(NOTICE_S, oldest.cut)
             self._connections.discard(oldest)
         self._connections.add(connection)
         return True
+
+    def _idlest(self) -> Connection | None:
+        """Who has been idle for longest, and for long enough; all are looked at a few times a second at most."""
+        now = time.monotonic()
+        while self._evictable:
+            idle, each = self._evictable.pop()
+            if each.idle == idle and each in self._connections:
+                return each
+        if now < self._looked + LOOK_S:
+            return None
+        since = [(each.idle or 0.0, each) for each in self._connections if each.idle is not None]
+        long = [(idle, each) for idle, each in since if idle + EVICT_S <= now]
+        self._looked, self._evictable = now, sorted(long, key=lambda pair: pair[0], reverse=True)
+        return self._evictable.pop()[1] if long else None
 
     def dismiss(self, connection: Connection) -> None:
         """Forget a connection."""
@@ -227,12 +245,15 @@ class Http2Server:
             for exchange in [each for each in connection.exchanges.values() if not each.whole and not each.flow]:
                 self.count("bytes")
                 exchange.done(overloaded("a server holds so many bytes of requests"))
+            self._held += connection.holds - connection.held
+            connection.held = connection.holds
 
-    def grant(self, length: int) -> bool:
-        """Take room for a long message, or give it back (below 0); whether there is."""
-        if length > 0 and self._granted and self._granted + length > self.bounds.all_bytes:
+    def grant(self, length: int, before: int) -> bool:
+        """Take room for a long message, instead of what its stream had before; whether there is."""
+        others = self._granted - before
+        if length > before and others and others + length > self.bounds.all_bytes:
             return False
-        self._granted += length
+        self._granted = others + length
         return True
 
     def count(self, what: str) -> None:
@@ -246,9 +267,9 @@ class Http2Server:
             self._dirty.append(connection)
             self.schedule()
 
-    def defer(self, chore: Callable[[], None]) -> None:
-        """Do what may take long before scores are computed; much of it over several turns."""
-        self._chores.append(chore)
+    def defer(self, connection: Connection, chore: Callable[[], None]) -> None:
+        """Do for a connection what may take long, before scores are computed; much of it over several turns."""
+        self._chores.append((connection, chore))
         self.schedule()
 
     def schedule(self) -> None:
@@ -288,11 +309,15 @@ class Http2Server:
         return found.result()
 
     def _turn(self) -> None:
-        questions, until, self.reading_s = self.questions, time.monotonic() + QUESTIONS_S, 0.0
-        while (first := self._chores or questions) and time.monotonic() < until:
-            first.popleft()()
+        self.reading_s = 0.0
+        for queue in self._queues:  # none waits for the end of another
+            until = time.monotonic() + SHARE_S
+            while queue:
+                self._attempt(*queue.popleft())
+                if time.monotonic() >= until:
+                    break
         self._flush()
-        scores, more = self._scores, bool(self._chores or questions)
+        scores, more = self._scores, any(self._queues)
         if scores is not None and scores.waiting:
             try:
                 more |= scores.step()
@@ -303,17 +328,27 @@ class Http2Server:
         if more:
             self._loop.call_soon(self._turn)
 
+    def _attempt(self, connection: Connection | None, chore: Callable[[], None]) -> None:
+        """Do something for a connection; if that fails, only the connection ends."""
+        try:
+            chore()
+        except Exception:
+            log.exception("a connection is cut off, for its part of a turn failed")
+            if connection is not None:
+                connection.abort("failed")
+
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         for connection in dirty:
-            connection.flush()
+            self._attempt(connection, connection.flush)
 
     def _sweep(self) -> None:
         now = time.monotonic()
-        if not self._chores:  # the last look at all of them is over
-            self._chores.extend(partial(each.sweep, now) for each in self._connections)
+        self._evictable.clear()  # it would keep those that have ended
+        if not self._sweeps:  # the last look at all of them is over
+            self._sweeps.extend((each, partial(each.sweep, now)) for each in self._connections)
             self.schedule()
-        if self._trim and self._ended >= TRIM_AFTER and now - self._trimmed > TRIM_S:
+        if self._trim and self._ended >= TRIM_AFTER and now - self._trimmed > TRIM_S and not self._chores:
             self._ended, self._trimmed = 0, now
             self._trim(0)
         if now - self._collected > COLLECT_S and sum(len(each.exchanges) for each in self._connections) < FEW:

@@ -24,7 +24,6 @@ typedef struct stream {
 } stream;
 
 static stream *find(nghttp2_session *http2, int32_t id) { return nghttp2_session_get_stream_user_data(http2, id); }
-
 static int push(quorem_bytes *to, const void *from, size_t length) {
     size_t room = to->room ? to->room : 256;
     while (room - to->length < length) room *= 2;
@@ -39,7 +38,6 @@ static void empty(quorem_bytes *each, size_t kept) {
     each->length = 0;
     if (each->room > kept) free(each->at), each->at = NULL, each->room = 0;
 }
-
 static int hold(quorem_session *q, quorem_bytes *to, const void *from, size_t length) {
     return q->held += length, push(to, from, length);
 }
@@ -161,6 +159,8 @@ int quorem_reply(quorem_session *q, nghttp2_session *http2, int32_t id, const ch
     stream *s = find(http2, id);
     if (!s || s->ended) return 0; /* it was reset */
     if (!head && !body && !tail) return s->follows = 1, drop(q, &s->in), 0;
+    size_t sent = s->sent, rest = s->out.length - sent; /* what was sent need not be kept */
+    if (sent > rest) memmove(s->out.at, s->out.at + sent, rest), q->held -= sent, s->out.length = rest, s->sent = 0;
     if (body && (hold(q, &s->out, prefix, PREFIX) || hold(q, &s->out, body, body_bytes))) return FAILED;
     if (body) q->unsent += PREFIX + body_bytes;
     if (tail && push(&s->tail, tail, tail_bytes)) return FAILED;
