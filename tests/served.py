@@ -138,7 +138,7 @@ class Served:
             with suppress(OSError):  # it has just ended
                 if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.append(int(pid))
-        return found
+        return sorted(found)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait; the exit status."""
@@ -212,7 +212,10 @@ def alive(pids: Sequence[int]) -> bool:
 
 def connections(pid: int, address: str) -> int:
     """How many established connections to the address a process holds."""
-    inodes = {str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()}
+    inodes = set[str]()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # it has just been closed
+            inodes.add(str(each.readlink()))
     port = f":{int(address.rpartition(':')[2]):04X}"
     lines = [Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:] for kind in ("tcp", "tcp6")]
     fields = [line.split() for line in (*lines[0], *lines[1])]

@@ -154,15 +154,15 @@ def test_a_message_too_long_is_not_a_busy_server(call: Call):
 def test_all_attempts_share_the_time_of_the_call(call: Call):
     failing = Failing(*[(CODE.UNAVAILABLE, ())] * 1000)
     with failing.running() as address, pytest.raises((errors.Unavailable, errors.TooLate)):  # the last may be cut off
-        call(address, retry=Retry(attempts=1000, first_s=0.01, most_s=0.02), timeout_s=0.4)
-    assert 3 <= len(failing.at) < 100
-    assert failing.at[-1] - failing.at[0] < 0.6
+        call(address, retry=Retry(attempts=1000, first_s=0.01, most_s=0.02), timeout_s=2)
+    assert 3 <= len(failing.at) < 500
+    assert failing.at[-1] - failing.at[0] < 3
 
 
 def test_an_answer_after_the_time_is_too_late(call: Call):
-    failing = Failing(slow_s=0.5)
+    failing = Failing(slow_s=3)
     with failing.running() as address, pytest.raises(errors.TooLate, match="Allow more time"):
-        call(address, timeout_s=0.1)
+        call(address, timeout_s=1)
     assert len(failing.at) == 1
 
 

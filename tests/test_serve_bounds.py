@@ -2,7 +2,6 @@
 
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +16,8 @@ from transports import Server, make
 if why := without("nghttp2"):
     pytest.skip(why, allow_module_level=True)
 
-from quorem.serve.nghttp2.bounds import Bounds  # where the library is
+from quorem.serve.nghttp2 import server as servers  # where the library is
+from quorem.serve.nghttp2.bounds import Bounds
 
 ECHO = "/test.Echo/Echo"
 LAST = 2**31 - 1  # the stream that the first of two GOAWAYs names: none is refused yet
@@ -43,7 +43,8 @@ def ends(connection: Connection) -> bool:
     return connection.closed
 
 
-def test_calls_that_began_before_a_drain_or_between_its_goaways_are_answered():
+def test_calls_that_began_before_a_drain_or_between_its_goaways_are_answered(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(servers, "NOTICE_S", 3.0)
     release, held = threading.Event(), threading.Event()
 
     def method(request: bytes, _call: Call) -> bytes:
@@ -141,7 +142,7 @@ def test_one_connection_more_than_there_may_be_is_refused_until_another_ends():
         with Connection(server.address) as third:
             assert ends(third)
         first.socket.close()
-        time.sleep(0.1)
+        eventually(lambda: len(server._connections) == 1)
         with Connection(server.address) as fourth, second:
             assert fourth.call(framed(b"x"), asking(ECHO)).message == b"x"
 

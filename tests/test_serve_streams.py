@@ -100,7 +100,7 @@ def test_streams_are_bounded_and_one_that_ends_makes_room(up: Begin, leave: Call
         eventually(lambda: sum(server.statuses().values()) == 3)
         eventually(lambda: answers(server, [b"x"]))
         for _ in range(5):  # and never more than there was
-            assert list(server.flow(iter([b"y"]))) == [b"0:y"]
+            eventually(lambda: answers(server, [b"y"]))  # grpcio frees room when the caller has seen the end
 
 
 def answers(server: Up, requests: Sequence[bytes]) -> bool:

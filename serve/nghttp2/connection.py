@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
         self._open = self._paused = self._ending = False
         self._late = list[bytes]()  # read, and not looked at
         self._born = self._heard = self._idle = self._swept = monotonic()
-        self._pinged = self._left = 0.0  # when, if so
+        self._pinged = self._left = self._over = 0.0  # when, if so
         self._stuck, self._sent = self._born, 0
         self._grants, self._asking = dict[int, int](), dict[int, int]()  # bytes by stream; in their order
         self.held = 0
@@ -107,6 +107,8 @@ class Connection(asyncio.Protocol):
 
     def _read(self, data: bytes) -> None:
         session = self._session
+        if self._over:
+            return
         if session is None:  # only now: many come and go without a word
             session = self._session = self._server.session()
         self._heard = now = monotonic()
@@ -227,7 +229,7 @@ class Connection(asyncio.Protocol):
         """Send what there is to send."""
         self.dirty = False
         session, transport = self._session, self._transport
-        if session is None or transport is None:
+        if session is None or transport is None or self._over:
             return
         try:
             while not self._paused:
@@ -239,7 +241,11 @@ class Connection(asyncio.Protocol):
             transport.abort()
             return
         if session.over:
-            transport.close()
+            self._over = monotonic()
+            if transport.can_write_eof():
+                transport.write_eof()  # to close while the caller still speaks would cut off what it has not read
+            else:
+                transport.close()
 
     def pause_writing(self) -> None:
         """Read no more while the caller does not take what it asked for."""
@@ -278,8 +284,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def unsent(self) -> int:
-        """Bytes of replies that the system has not taken for the caller."""
-        return self._session.state.unsent + self._buffered if self._session is not None else 0
+        """Bytes of replies that have not come to the caller's system."""
+        return self._session.state.unsent + self._buffered + self._underway() if self._session is not None else 0
 
     @property
     def _buffered(self) -> int:
@@ -323,7 +329,7 @@ class Connection(asyncio.Protocol):
                 self._server.count("slow_request")
                 exchange.refuse(Refused(Status.DEADLINE_EXCEEDED, f"A request is whole within {bounds.request_s:g} s"))
         self.grant()
-        waits = self.unsent > 0 or self._paused
+        waits = state.unsent > 0 or self._buffered > 0 or self._paused
         sent = state.sent - self._buffered - self._underway() if waits else state.sent
         if not waits or sent - self._sent > LEAST_RATE * passed_s:
             self._stuck = now
@@ -338,7 +344,9 @@ class Connection(asyncio.Protocol):
             self._retire("age")
         elif self._left and self._left + bounds.leave_s <= now and not self._server.refusing:  # a drain knows its time
             self.abort("leave")
-        elif not self._paused:
+        elif self._over and not waits and self._over + bounds.leave_s <= now:
+            self.cut()
+        elif not self._paused and not self._over:
             self._keep(session, now)
         if state.held != self.held:
             self._server.hold(self, state.held)

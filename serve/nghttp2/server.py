@@ -40,8 +40,9 @@ MOST_HEADS = 4096  # that are remembered: callers send the same ones again and a
 SWEEP_S = 0.5
 POLL_S = 0.005
 SHARE_S = 0.001  # of a turn, for what a loss does to connections, what time does, and calls that are not for scores
-TRIM_AFTER, TRIM_S = 64, 2.0  # connections that have ended, and seconds, before memory is given back
+MANY, TRIM_S, TRIM_FEW_S = 64, 2.0, 5.0  # seconds until the memory of many connections, or few, is given back
 COLLECT_S, FEW = 30.0, 1000  # all garbage is looked for now and then, while few calls are open
+CLOSE_S = 2.0  # for connections that were cut off to be forgotten
 LINGER_S = 0.1  # for the last replies to reach their callers
 EVICT_S = 1.0  # idle for so long, a connection makes room for another one
 LOOK_S = 0.1  # between two looks for such connections
@@ -171,6 +172,9 @@ class Http2Server:
         self._routes.close()
         if self._thread.is_alive():
             self._do(self._cut)
+            until = time.monotonic() + CLOSE_S
+            while self._do(self._busy) and time.monotonic() < until:
+                time.sleep(POLL_S)
             self._loop.call_soon_threadsafe(self._loop.call_later, POLL_S, self._loop.stop)
             self._thread.join()
         while self._chores:
@@ -311,11 +315,8 @@ class Http2Server:
     def _turn(self) -> None:
         self.reading_s = 0.0
         for queue in self._queues:  # none waits for the end of another
-            until = time.monotonic() + SHARE_S
-            while queue:
-                self._attempt(*queue.popleft())
-                if time.monotonic() >= until:
-                    break
+            if queue:
+                self._share(queue)
         self._flush()
         scores, more = self._scores, any(self._queues)
         if scores is not None and scores.waiting:
@@ -327,6 +328,13 @@ class Http2Server:
         self._scheduled = more
         if more:
             self._loop.call_soon(self._turn)
+
+    def _share(self, queue: deque[Chore]) -> None:
+        until = time.monotonic() + SHARE_S
+        while queue:
+            self._attempt(*queue.popleft())
+            if time.monotonic() >= until:
+                return
 
     def _attempt(self, connection: Connection | None, chore: Callable[[], None]) -> None:
         """Do something for a connection; if that fails, only the connection ends."""
@@ -348,7 +356,7 @@ class Http2Server:
         if not self._sweeps:  # the last look at all of them is over
             self._sweeps.extend((each, partial(each.sweep, now)) for each in self._connections)
             self.schedule()
-        if self._trim and self._ended >= TRIM_AFTER and now - self._trimmed > TRIM_S and not self._chores:
+        if self._trim and self._ended and now - self._trimmed > (TRIM_S if self._ended >= MANY else TRIM_FEW_S):
             self._ended, self._trimmed = 0, now
             self._trim(0)
         if now - self._collected > COLLECT_S and sum(len(each.exchanges) for each in self._connections) < FEW:
@@ -367,5 +375,8 @@ class Http2Server:
         for connection in list(self._connections):
             connection.abort("closed")
 
-    def _unsent(self) -> int:
-        return sum(connection.unsent for connection in self._connections)
+    def _busy(self) -> bool:
+        return bool(self._connections or any(self._queues))
+
+    def _unsent(self) -> bool:
+        return any(connection.unsent for connection in self._connections)
