@@ -69,8 +69,8 @@ def sent_apart(stream: int, data: bytes) -> bytes:
 def test_a_message_that_was_refused_is_not_opened_again():
     opened = framed(gzip.compress(bytes(17 * MEBIBYTE), 9), compressed=1)
     with serving() as server, Connection(server.address) as connection:
-        assert healthy(server)
         stream = connection.begin(asking(FLOW, GZIP))
+        assert healthy(server)  # it is open
         connection.send(sent_apart(stream, opened) + frame(Kind.DATA, 0, stream, b"x") * 1000)
         began = time.monotonic()
         assert healthy(server)
@@ -347,3 +347,13 @@ def test_who_is_evicted_and_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyP
         assert healthy(server)
         assert server.counts["evicted"] == 1
         eventually(lambda: not served._open)
+
+
+def test_who_does_not_close_an_idle_connection_is_cut_off_in_a_while(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(servers, "SWEEP_S", 0.05)
+    with serving(idle_s=0.2, leave_s=1) as server, Connection(server.address) as connection:
+        assert connection.call(framed(b"x"), asking(SCORE)).message == b"x"
+        connection.hear(lambda: connection.closed)
+        assert connection.closed
+        eventually(lambda: not server._connections)
+        assert server.counts == {"accepted": 1, "idle": 1}

@@ -338,15 +338,16 @@ class Connection(asyncio.Protocol):
             self.end("handshake", Code.PROTOCOL_ERROR)
         elif self._stuck + bounds.stuck_s <= now or state.unsent > bounds.unsent_bytes:
             self.abort("slow_reader")
+        elif self._over:
+            if not waits and self._over + bounds.leave_s <= now:
+                self.cut()
         elif not self._left and not self.exchanges and not waits and self._idle + bounds.idle_s <= now:
             self._retire("idle")
         elif not self._left and self._age_s and self._born + self._age_s <= now:
             self._retire("age")
         elif self._left and self._left + bounds.leave_s <= now and not self._server.refusing:  # a drain knows its time
             self.abort("leave")
-        elif self._over and not waits and self._over + bounds.leave_s <= now:
-            self.cut()
-        elif not self._paused and not self._over:
+        elif not self._paused:
             self._keep(session, now)
         if state.held != self.held:
             self._server.hold(self, state.held)
