@@ -6,17 +6,16 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from frames import Connection, Flag, Kind, Reply, asking, block, frame, framed
 from quorem.serve.call import Call, Method, Stream
-from quorem.serve.port import reserve
 from quorem.serve.settings import Limits
 from quorem.serve.statuses import Status
 from served import eventually, without
-from transports import DESCRIBE, FLOW, SCORE, SERVICE, Server, echo, make
+from transports import DESCRIBE, FLOW, SCORE, SERVICE, Server, echo, listening, make
 
 if why := without("nghttp2"):
     pytest.skip(why, allow_module_level=True)
@@ -40,20 +39,11 @@ def lengths(requests: Iterator[bytes], _call: Call) -> Iterator[bytes]:
         yield b"%d" % len(request)
 
 
-@contextmanager
 def serving(
     methods: Mapping[str, Method] | None = None, stream: Stream = repeat, limits: Limits | None = None, **bounds: Any
-) -> Iterator[Server]:
-    port = reserve("127.0.0.1", 0)
+) -> AbstractContextManager[Server]:
     found = {SERVICE: methods or {"Score": echo, "Describe": echo}}
-    server = make("nghttp2", found, {SERVICE: {"ScoreStream": stream}}, limits, bounds=Bounds(**bounds))
-    server.start("127.0.0.1", port.number)
-    server.address = port.address
-    with port.holder:
-        try:
-            yield server
-        finally:
-            server.close()
+    return listening(make("nghttp2", found, {SERVICE: {"ScoreStream": stream}}, limits, bounds=Bounds(**bounds)))
 
 
 def healthy(server: Server) -> bool:

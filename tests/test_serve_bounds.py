@@ -2,16 +2,15 @@
 
 import struct
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 from frames import Connection, Kind, asking, frame, framed
 from quorem.serve.call import Call, Method
-from quorem.serve.port import reserve
 from served import eventually, without
-from transports import Server, make
+from transports import Server, listening, make
 
 if why := without("nghttp2"):
     pytest.skip(why, allow_module_level=True)
@@ -24,17 +23,8 @@ LAST = 2**31 - 1  # the stream that the first of two GOAWAYs names: none is refu
 NO_ERROR, CALM = 0, 11
 
 
-@contextmanager
-def serving(method: Method = lambda request, _call: request, **bounds: Any) -> Iterator[Server]:
-    port = reserve("127.0.0.1", 0)
-    server = make("nghttp2", {"test.Echo": {"Echo": method, "Score": method}}, bounds=Bounds(**bounds))
-    server.start("127.0.0.1", port.number)
-    server.address = port.address
-    with port.holder:
-        try:
-            yield server
-        finally:
-            server.close()
+def serving(method: Method = lambda request, _call: request, **bounds: Any) -> AbstractContextManager[Server]:
+    return listening(make("nghttp2", {"test.Echo": {"Echo": method, "Score": method}}, bounds=Bounds(**bounds)))
 
 
 def ends(connection: Connection) -> bool:

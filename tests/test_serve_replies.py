@@ -6,8 +6,8 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,10 @@ from frames import PREFACE, Connection, Flag, Kind, asking, block, frame, framed
 from quorem.serve.call import Call, Method
 from quorem.serve.certificates import Certificates
 from quorem.serve.model import Model
-from quorem.serve.port import reserve
 from quorem.serve.repository import Repository
 from quorem.serve.settings import Limits, Version
 from served import Rows, eventually, without
-from transports import DESCRIBE, SERVICE, Server, echo, make
+from transports import DESCRIBE, SERVICE, Server, echo, listening, make
 from turns import infer, together
 
 if why := without("nghttp2"):
@@ -37,17 +36,10 @@ INITIAL_WINDOW, WIDEST = 4, 2**31 - 1
 SMALL_BUFFER = 16_384
 
 
-@contextmanager
-def serving(methods: Mapping[str, Method], certificates: Certificates | None = None, **bounds: Any) -> Iterator[Server]:
-    port = reserve("127.0.0.1", 0)
-    server = make("nghttp2", {SERVICE: methods}, certificates=certificates, bounds=Bounds(**bounds))
-    server.start("127.0.0.1", port.number)
-    server.address = port.address
-    with port.holder:
-        try:
-            yield server
-        finally:
-            server.close()
+def serving(
+    methods: Mapping[str, Method], certificates: Certificates | None = None, **bounds: Any
+) -> AbstractContextManager[Server]:
+    return listening(make("nghttp2", {SERVICE: methods}, certificates=certificates, bounds=Bounds(**bounds)))
 
 
 def test_who_reads_slowly_and_steadily_is_not_cut_off(monkeypatch: pytest.MonkeyPatch):

@@ -107,3 +107,16 @@ def serve(
 
 def echo(request: bytes, _call: Call) -> bytes:
     return request
+
+
+@contextmanager
+def listening(server: Server) -> Iterator[Server]:
+    """That server at an `address` of its own, closed in the end."""
+    port = reserve("127.0.0.1", 0)
+    server.start("127.0.0.1", port.number)
+    server.address = port.address
+    with port.holder:
+        try:
+            yield server
+        finally:
+            server.close()
